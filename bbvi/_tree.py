@@ -1,0 +1,40 @@
+"""Names and checks for pytrees: how latents, data and parameters are called in messages."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+PyTree = Any
+
+
+def named_leaves(tree: PyTree, root: str) -> dict[str, Any]:
+    """Leaves of ``tree`` by path, such as ``{"w": ..., "layers.0": ...}``; a lone leaf is ``root``."""
+    leaves, _ = jax.tree_util.tree_flatten_with_path(tree)
+    return {
+        jax.tree_util.keystr(path, simple=True, separator=".") or root: leaf
+        for path, leaf in leaves
+    }
+
+
+def shapes(tree: PyTree, root: str) -> str:
+    """``{w: float32[31], c: int32[10]}``: what a tree holds, for error messages."""
+    parts = []
+    for name, leaf in named_leaves(tree, root).items():
+        aval = jax.eval_shape(lambda leaf=leaf: leaf)
+        parts.append(f"{name}: {aval.dtype}{list(aval.shape)}")
+    return "{" + ", ".join(parts) + "}"
+
+
+def is_floating(leaf: Any) -> bool:
+    """Whether a leaf (array or shape) holds real floating-point numbers."""
+    return jnp.issubdtype(leaf.dtype, jnp.floating)
+
+
+def all_finite(tree: PyTree) -> jax.Array:
+    """One boolean: no entry of any floating leaf is NaN or infinite."""
+    # 0 * v is 0 exactly when v is finite, so one fused sum over each leaf decides it.
+    zeros = [jnp.sum(0.0 * leaf) for leaf in jax.tree.leaves(tree)]
+    return jnp.isfinite(sum(zeros, jnp.zeros(())))

@@ -1,0 +1,61 @@
+"""The log-variance gradient."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import jax.numpy as jnp
+from jax import Array
+from jax.lax import stop_gradient
+
+from bbvi._types import Data, Params, PyTree
+from bbvi.estimators.base import SurrogateEstimator, check_elbo
+from bbvi.problem import Problem
+
+
+@dataclasses.dataclass(frozen=True)
+class VarGrad(SurrogateEstimator):
+    r"""Gradient of half the variance of the log weights, with the draws held fixed.
+
+    .. math::
+      g = \nabla_\phi \frac{1}{2 (S-1)} \sum_s \big(d_s - \bar d\big)^2, \qquad
+      d_s = \log q(z_s; \phi) - \log p(x, z_s)
+
+    Unbiased for the ELBO, and equal draw for draw to the score function with a leave-one-out
+    baseline; the divisor must be S - 1 (dividing by S shrinks the gradient by (S-1)/S).
+    Cost: ``num_samples`` values of ``log_joint``, which need not be differentiable.
+
+    Args:
+      num_samples: S, at least 2.
+
+    Raises:
+      ValueError: fewer than two draws; an objective other than the ELBO.
+
+    Example:
+      >>> import bbvi
+      >>> bbvi.VarGrad(num_samples=8)
+      VarGrad(num_samples=8)
+
+    References:
+      Richter, Boustati, Nuesken, Ruiz and Akyildiz (2020), VarGrad: A Low-Variance Gradient
+      Estimator for Variational Inference.
+    """
+
+    num_samples: int = 32
+
+    def __post_init__(self):
+        super().__post_init__()
+        if self.num_samples < 2:
+            raise ValueError(f"VarGrad needs num_samples >= 2, got {self.num_samples}.")
+
+    def validate(self, problem: Problem, params: Params, x: Data) -> None:
+        check_elbo(self, problem)
+
+    def surrogate(
+        self, noise: PyTree, problem: Problem, params: Params, x: Data, state: PyTree
+    ) -> tuple[Array, tuple[Array, PyTree]]:
+        z = problem.sample(noise, params._replace(guide=stop_gradient(params.guide)), x)
+        log_p, log_q = problem.log_p(params, x, z), problem.log_q(params, x, z)
+        half_variance = 0.5 * jnp.var(log_q - stop_gradient(log_p), ddof=1)
+        # The mean of log p carries the gradient of learned model parameters, and nothing else.
+        return half_variance - jnp.mean(log_p), (stop_gradient(log_p - log_q), state)

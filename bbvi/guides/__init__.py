@@ -1,0 +1,39 @@
+"""Variational families, built on distrax."""
+
+from bbvi.guides.base import Guide, Site
+from bbvi.guides.families import (
+    Bernoulli,
+    Beta,
+    Categorical,
+    Dirichlet,
+    Family,
+    Gamma,
+    Laplace,
+    LogNormal,
+    Normal,
+    StudentT,
+    VonMises,
+)
+from bbvi.guides.gaussian import FullRank, LowRank
+from bbvi.guides.mean_field import MeanField
+from bbvi.guides.product import Product
+
+__all__ = [
+    "Bernoulli",
+    "Beta",
+    "Categorical",
+    "Dirichlet",
+    "Family",
+    "FullRank",
+    "Gamma",
+    "Guide",
+    "Laplace",
+    "LogNormal",
+    "LowRank",
+    "MeanField",
+    "Normal",
+    "Product",
+    "Site",
+    "StudentT",
+    "VonMises",
+]

@@ -1,0 +1,182 @@
+"""What a guide is: a family q(z | x; phi) written for one draw."""
+
+from __future__ import annotations
+
+import abc
+import dataclasses
+import math
+from collections.abc import Iterable
+from typing import Any, ClassVar
+
+import jax
+from jax import Array
+
+from bbvi._tree import named_leaves
+from bbvi._types import Data, Key, Latents, PyTree
+
+
+@dataclasses.dataclass(frozen=True)
+class Site:
+    """A part of the latents that one estimator is chosen for.
+
+    Attributes:
+      name: path of the latent, such as ``"w"`` or ``"layers.0"``.
+      leaves: paths of the latent leaves the site covers.
+      family: name of the distribution, for messages.
+      reparameterized: whether a draw is a differentiable function of the guide's parameters.
+    """
+
+    name: str
+    leaves: tuple[str, ...]
+    family: str
+    reparameterized: bool
+
+
+class Guide(abc.ABC):
+    r"""A variational family :math:`q(z \mid x; \phi)`, written for ONE draw; the library vmaps.
+
+    A guide holds configuration only (hashable, compared by value); its parameters ``phi`` are a
+    separate pytree. To write one, subclass, set ``reparameterized`` honestly and define ``init``,
+    ``sample`` and ``log_prob``; everything else has a default.
+
+    ``sample`` receives the draw's *base noise*: by default simply the key. A guide whose noise
+    does not depend on its parameters returns that noise from ``base_noise``, so that the engine
+    can draw it for many steps at once.
+
+    Example:
+      >>> import jax, jax.numpy as jnp, bbvi
+      >>> class Exponential(bbvi.Guide):
+      ...     reparameterized = True
+      ...     def init(self, key, x):
+      ...         return jnp.zeros(())
+      ...     def sample(self, key, params, x):
+      ...         return jax.random.exponential(key) * jnp.exp(params)
+      ...     def log_prob(self, params, x, z):
+      ...         return -params - z * jnp.exp(-params)
+      >>> Exponential().sites()[0].name
+      'latents'
+
+    References:
+      Ranganath, Gerrish and Blei (2014), Black Box Variational Inference.
+    """
+
+    reparameterized: ClassVar[bool] = False
+    has_entropy: bool = False
+
+    @abc.abstractmethod
+    def init(self, key: Key, x: Data) -> PyTree:
+        """Initial variational parameters phi."""
+
+    @abc.abstractmethod
+    def sample(self, noise: PyTree, params: PyTree, x: Data) -> Latents:
+        """One draw z, from the output of ``base_noise``."""
+
+    @abc.abstractmethod
+    def log_prob(self, params: PyTree, x: Data, z: Latents) -> Array:
+        """Log density of one draw: a scalar."""
+
+    def base_noise(self, key: Key) -> PyTree:
+        """Randomness of one draw that does not depend on the parameters; by default the key."""
+        return key
+
+    def sites(self) -> tuple[Site, ...]:
+        """The sites an estimator can be chosen for; by default one that covers all latents."""
+        return (Site("latents", ("latents",), type(self).__name__, self.reparameterized),)
+
+    def site_log_probs(self, params: PyTree, x: Data, z: Latents) -> dict[str, Array]:
+        """Log density of one draw, split over ``sites()``; the values sum to ``log_prob``."""
+        (site,) = self.sites()
+        return {site.name: self.log_prob(params, x, z)}
+
+    def site_entropies(self, params: PyTree, x: Data, z: Latents) -> dict[str, Array]:
+        """Scalars whose expectation over z is each site's entropy, exact where a form exists."""
+        return {name: -log_q for name, log_q in self.site_log_probs(params, x, z).items()}
+
+    def sample_and_log_prob(self, noise: PyTree, params: PyTree, x: Data) -> tuple[Latents, Array]:
+        """One draw and its log density."""
+        z = self.sample(noise, params, x)
+        return z, self.log_prob(params, x, z)
+
+    def sample_and_entropy(self, noise: PyTree, params: PyTree, x: Data) -> tuple[Latents, Array]:
+        """One draw and a scalar whose expectation is the entropy of q."""
+        z = self.sample(noise, params, x)
+        return z, sum(self.site_entropies(params, x, z).values())
+
+    def stop_gradient(self, z: Latents, sites: Iterable[str]) -> Latents:
+        """``z`` with no gradient through the latents of the named sites."""
+        stopped = {leaf for site in self.sites() if site.name in set(sites) for leaf in site.leaves}
+        if stopped == {"latents"}:
+            return jax.lax.stop_gradient(z)
+        treedef = jax.tree.structure(z)
+        leaves = [
+            jax.lax.stop_gradient(leaf) if name in stopped else leaf
+            for name, leaf in named_leaves(z, "latents").items()
+        ]
+        return jax.tree.unflatten(treedef, leaves)
+
+
+@dataclasses.dataclass(frozen=True, init=False, repr=False)
+class StructuredGuide(Guide):
+    """A guide over a pytree of named families: keeps the tree hashable and maps names to leaves."""
+
+    families: tuple[Any, ...]
+    treedef: Any
+
+    def __init__(self, sites: PyTree, is_family: type):
+        leaves, treedef = jax.tree.flatten(sites, is_leaf=lambda s: isinstance(s, is_family))
+        names = list(named_leaves(jax.tree.unflatten(treedef, range(len(leaves))), "latents"))
+        for name, leaf in zip(names, leaves, strict=True):
+            if not isinstance(leaf, is_family):
+                raise TypeError(
+                    f"{type(self).__name__} got {leaf!r} for latent '{name}'; expected a site such "
+                    f"as bbvi.Normal((3,)) (an instance of bbvi.guides.{is_family.__name__})."
+                )
+        if not leaves:
+            raise ValueError(f"{type(self).__name__} needs at least one latent, got {sites!r}.")
+        object.__setattr__(self, "families", tuple(leaves))
+        object.__setattr__(self, "treedef", treedef)
+
+    @property
+    def named_families(self) -> dict[str, Any]:
+        """The families by latent path."""
+        names = named_leaves(jax.tree.unflatten(self.treedef, range(len(self.families))), "latents")
+        return dict(zip(names, self.families, strict=True))
+
+    def pack(self, values: dict[str, Array]) -> Latents:
+        """The latents' pytree from values by name."""
+        return jax.tree.unflatten(self.treedef, [values[name] for name in self.named_families])
+
+    def unpack(self, z: Latents) -> dict[str, Array]:
+        """Values by name from the latents' pytree; an error names what does not match."""
+        found = jax.tree.structure(z)
+        if found != self.treedef:
+            raise ValueError(
+                f"latents have structure {found}, but the guide's are {self.treedef}: names and "
+                "nesting must match."
+            )
+        values = named_leaves(z, "latents")
+        for name, family in self.named_families.items():
+            if values[name].shape != family.shape:
+                raise ValueError(
+                    f"latent '{name}' has shape {values[name].shape}, but the guide's site "
+                    f"{family!r} has shape {family.shape}."
+                )
+        return values
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({jax.tree.unflatten(self.treedef, self.families)!r})"
+
+
+def check_shape(shape: Any, name: str) -> tuple[int, ...]:
+    """``shape`` as a tuple of non-negative ints, or an error that says how to write it."""
+    if isinstance(shape, int):
+        raise TypeError(f"{name} shape must be a tuple, got {shape!r}; write ({shape},).")
+    shape = tuple(shape)
+    if not all(isinstance(n, int) and n > 0 for n in shape):
+        raise ValueError(f"{name} shape must hold positive ints, got {shape}.")
+    return shape
+
+
+def size(shape: tuple[int, ...]) -> int:
+    """Number of entries of an array of this shape."""
+    return math.prod(shape)

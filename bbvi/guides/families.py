@@ -1,0 +1,442 @@
+"""Families of one latent: the sites a mean-field guide is built from, on distrax distributions."""
+
+from __future__ import annotations
+
+import abc
+import dataclasses
+from typing import Any, ClassVar
+
+import distrax
+import jax
+import jax.numpy as jnp
+from jax import Array
+from tensorflow_probability.substrates.jax import distributions as tfd
+
+from bbvi import supports
+from bbvi._types import Key, PyTree
+from bbvi.guides.base import check_shape
+from bbvi.supports import Support
+
+
+def _floating() -> Any:
+    return jnp.zeros(()).dtype  # float32, or float64 when x64 is on
+
+
+@dataclasses.dataclass(frozen=True)
+class Family(abc.ABC):
+    """The variational family of one latent array with independent entries (or rows).
+
+    Args:
+      shape: shape of the latent, event axes included.
+    """
+
+    shape: tuple[int, ...] = ()
+    reparameterized: ClassVar[bool] = False
+
+    def __post_init__(self):
+        object.__setattr__(self, "shape", check_shape(self.shape, type(self).__name__))
+
+    @abc.abstractmethod
+    def init(self, key: Key) -> PyTree:
+        """Initial parameters."""
+
+    @abc.abstractmethod
+    def distribution(self, params: PyTree) -> Any:
+        """The distrax distribution of the latent; its batch axes are independent entries."""
+
+    def params_at(self, z: Array, scale: float) -> PyTree:
+        """Parameters centred at ``z`` with standard deviation about ``scale``, where it has one."""
+        raise NotImplementedError(f"{type(self).__name__} cannot be placed at a value.")
+
+    def base_noise(self, key: Key) -> PyTree:
+        return key
+
+    def sample(self, noise: PyTree, params: PyTree) -> Array:
+        return self.distribution(params).sample(seed=noise)
+
+    def log_prob(self, params: PyTree, z: Array) -> Array:
+        return jnp.sum(self.distribution(params).log_prob(z))
+
+    def entropy(self, params: PyTree, z: Array) -> Array:
+        """A scalar whose expectation over z is the entropy; here the closed form."""
+        del z
+        return jnp.sum(self.distribution(params).entropy())
+
+
+def _spread(key: Key, shape: tuple[int, ...]) -> Array:
+    """Small random starting values: they break symmetries and tell restarts apart."""
+    return 0.1 * jax.random.normal(key, shape)
+
+
+@dataclasses.dataclass(frozen=True)
+class LocationScale(Family):
+    """Location and scale of a standard family, pushed onto ``support`` by its bijector."""
+
+    support: Support = supports.real
+    reparameterized: ClassVar[bool] = True
+
+    def __post_init__(self):
+        super().__post_init__()
+        self.support.check_shape(self.shape, type(self).__name__)
+
+    @property
+    def unconstrained_shape(self) -> tuple[int, ...]:
+        """Shape of the location: that of the latent before the bijector."""
+        return self.support.unconstrained_shape(self.shape)
+
+    def init(self, key: Key) -> PyTree:
+        loc = _spread(key, self.unconstrained_shape)
+        return {"loc": loc, "log_scale": jnp.full_like(loc, jnp.log(0.1))}
+
+    def params_at(self, z: Array, scale: float) -> PyTree:
+        loc = self.support.unconstrain(jnp.asarray(z, _floating()))
+        return {"loc": loc, "log_scale": jnp.full_like(loc, jnp.log(scale))}
+
+    @abc.abstractmethod
+    def standard(self) -> Any:
+        """The scalar distribution of (u - loc) / scale."""
+
+    def distribution(self, params: PyTree) -> Any:
+        raise NotImplementedError("location-scale families work through their standard form")
+
+    def base_noise(self, key: Key) -> Array:
+        return self.standard().sample(seed=key, sample_shape=self.unconstrained_shape)
+
+    def sample(self, noise: Array, params: PyTree) -> Array:
+        return self.support.constrain(params["loc"] + jnp.exp(params["log_scale"]) * noise)
+
+    def log_prob(self, params: PyTree, z: Array) -> Array:
+        u = self.support.unconstrain(z)
+        standardized = (u - params["loc"]) * jnp.exp(-params["log_scale"])
+        log_q = self.standard().log_prob(standardized) - params["log_scale"]
+        return jnp.sum(log_q) - self.support.log_det(u)
+
+    def entropy(self, params: PyTree, z: Array) -> Array:
+        # Entropy of the unconstrained variable in closed form, plus the bijector's volume at the draw.
+        log_scale = params["log_scale"]
+        base = jnp.sum(log_scale) + log_scale.size * self.standard().entropy()
+        return base + self.support.log_det(self.support.unconstrain(z))
+
+
+@dataclasses.dataclass(frozen=True)
+class Normal(LocationScale):
+    r"""Independent normals, pushed onto ``support`` by a bijector.
+
+    :math:`z = T(\mathrm{loc} + e^{\mathrm{log\_scale}} \epsilon)`, :math:`\epsilon \sim N(0, I)`.
+
+    Args:
+      shape: shape of the latent (in its constrained form).
+      support: where the latent lives; see ``bbvi.supports``.
+
+    Raises:
+      ValueError: the shape cannot live in the support.
+
+    Example:
+      >>> import bbvi
+      >>> bbvi.MeanField({"mu": bbvi.Normal((2,), support=bbvi.supports.ordered)})
+      MeanField({'mu': Normal(shape=(2,), support=ordered)})
+
+    References:
+      Kucukelbir, Tran, Ranganath, Gelman and Blei (2017), Automatic Differentiation Variational
+      Inference.
+    """
+
+    def standard(self) -> Any:
+        return distrax.Normal(jnp.zeros(()), jnp.ones(()))
+
+
+def LogNormal(shape: tuple[int, ...] = ()) -> Normal:  # noqa: N802 - reads as the family it returns
+    r"""Log-normals: :math:`\log z \sim N(\mathrm{loc}, \mathrm{scale}^2)`.
+
+    Args:
+      shape: shape of the latent.
+
+    Returns:
+      ``Normal(shape, support=supports.positive)``.
+
+    Example:
+      >>> import bbvi
+      >>> bbvi.LogNormal(())
+      Normal(shape=(), support=positive)
+
+    References:
+      Kucukelbir et al. (2017), Automatic Differentiation Variational Inference.
+    """
+    return Normal(shape, support=supports.positive)
+
+
+@dataclasses.dataclass(frozen=True)
+class Laplace(LocationScale):
+    r"""Independent Laplace distributions, :math:`q(u) = e^{-|u - loc|/s} / 2s`.
+
+    Args:
+      shape: shape of the latent.
+      support: where the latent lives.
+
+    Example:
+      >>> import bbvi
+      >>> bbvi.Laplace((3,)).reparameterized
+      True
+
+    References:
+      Kingma and Welling (2014), Auto-Encoding Variational Bayes (location-scale reparameterization).
+    """
+
+    def standard(self) -> Any:
+        return distrax.Laplace(jnp.zeros(()), jnp.ones(()))
+
+
+@dataclasses.dataclass(frozen=True)
+class StudentT(LocationScale):
+    r"""Independent Student-t distributions with fixed degrees of freedom: heavier tails.
+
+    Args:
+      shape: shape of the latent.
+      support: where the latent lives.
+      df: degrees of freedom, positive.
+
+    Raises:
+      ValueError: ``df`` is not positive.
+
+    Example:
+      >>> import bbvi
+      >>> bbvi.StudentT((3,), df=4.0).df
+      4.0
+
+    References:
+      Kingma and Welling (2014), Auto-Encoding Variational Bayes (location-scale reparameterization).
+    """
+
+    df: float = 5.0
+
+    def __post_init__(self):
+        super().__post_init__()
+        if not self.df > 0:
+            raise ValueError(f"StudentT df must be positive, got {self.df}.")
+
+    def standard(self) -> Any:
+        zero = jnp.zeros(())
+        return distrax.as_distribution(tfd.StudentT(zero + self.df, zero, zero + 1))
+
+
+@dataclasses.dataclass(frozen=True)
+class Gamma(Family):
+    r"""Independent gammas, :math:`q(z) \propto z^{a-1} e^{-bz}`; implicit reparameterization.
+
+    Args:
+      shape: shape of the latent. Parameters are ``log_concentration`` (a) and ``log_rate`` (b).
+
+    Example:
+      >>> import bbvi
+      >>> bbvi.Gamma((3,)).reparameterized
+      True
+
+    References:
+      Figurnov, Mohamed and Mnih (2018), Implicit Reparameterization Gradients.
+    """
+
+    reparameterized: ClassVar[bool] = True
+
+    def init(self, key: Key) -> PyTree:
+        mean = jnp.exp(_spread(key, self.shape))
+        return self.params_at(mean, 0.5)
+
+    def params_at(self, z: Array, scale: float) -> PyTree:
+        mean = jnp.asarray(z, _floating())
+        variance = jnp.full_like(mean, scale) ** 2
+        return {
+            "log_concentration": jnp.log(mean**2 / variance),
+            "log_rate": jnp.log(mean / variance),
+        }
+
+    def distribution(self, params: PyTree) -> Any:
+        return distrax.Gamma(jnp.exp(params["log_concentration"]), jnp.exp(params["log_rate"]))
+
+
+@dataclasses.dataclass(frozen=True)
+class Beta(Family):
+    r"""Independent betas, :math:`q(z) \propto z^{a-1} (1-z)^{b-1}`; implicit reparameterization.
+
+    Args:
+      shape: shape of the latent. Parameters are ``log_alpha`` (a) and ``log_beta`` (b).
+
+    Example:
+      >>> import bbvi
+      >>> bbvi.Beta(()).reparameterized
+      True
+
+    References:
+      Figurnov, Mohamed and Mnih (2018), Implicit Reparameterization Gradients.
+    """
+
+    reparameterized: ClassVar[bool] = True
+
+    def init(self, key: Key) -> PyTree:
+        spread = _spread(key, (2, *self.shape))
+        return {"log_alpha": jnp.log(2.0) + spread[0], "log_beta": jnp.log(2.0) + spread[1]}
+
+    def params_at(self, z: Array, scale: float) -> PyTree:
+        mean = jnp.asarray(z, _floating())
+        total = jnp.maximum(mean * (1 - mean) / scale**2 - 1, 0.1)  # a + b by moments
+        return {"log_alpha": jnp.log(mean * total), "log_beta": jnp.log((1 - mean) * total)}
+
+    def distribution(self, params: PyTree) -> Any:
+        return distrax.Beta(jnp.exp(params["log_alpha"]), jnp.exp(params["log_beta"]))
+
+
+@dataclasses.dataclass(frozen=True)
+class Dirichlet(Family):
+    r"""Independent Dirichlets over the last axis; implicit reparameterization.
+
+    Args:
+      shape: shape of the latent; the last axis is the simplex, at least 2 long.
+
+    Raises:
+      ValueError: there is no last axis of length at least 2.
+
+    Example:
+      >>> import bbvi
+      >>> bbvi.Dirichlet((5, 3)).shape
+      (5, 3)
+
+    References:
+      Figurnov, Mohamed and Mnih (2018), Implicit Reparameterization Gradients.
+    """
+
+    shape: tuple[int, ...] = (2,)
+    reparameterized: ClassVar[bool] = True
+
+    def __post_init__(self):
+        super().__post_init__()
+        supports.simplex.check_shape(self.shape, "Dirichlet")
+
+    def init(self, key: Key) -> PyTree:
+        return {"log_concentration": jnp.log(2.0) + _spread(key, self.shape)}
+
+    def params_at(self, z: Array, scale: float) -> PyTree:
+        mean = jnp.asarray(z, _floating())
+        mean_variance = jnp.mean(mean * (1 - mean), axis=-1, keepdims=True)
+        total = jnp.maximum(mean_variance / scale**2 - 1, 0.1)
+        return {"log_concentration": jnp.log(mean * total)}
+
+    def distribution(self, params: PyTree) -> Any:
+        return distrax.Dirichlet(jnp.exp(params["log_concentration"]))
+
+
+@dataclasses.dataclass(frozen=True)
+class VonMises(Family):
+    r"""Independent von Mises distributions on the circle, angles in :math:`(-\pi, \pi]`.
+
+    Args:
+      shape: shape of the latent. Parameters are ``loc`` and ``log_concentration``.
+
+    Example:
+      >>> import bbvi
+      >>> bbvi.VonMises(()).reparameterized
+      True
+
+    References:
+      Figurnov, Mohamed and Mnih (2018), Implicit Reparameterization Gradients.
+    """
+
+    reparameterized: ClassVar[bool] = True
+
+    def init(self, key: Key) -> PyTree:
+        return self.params_at(_spread(key, self.shape), 1.0)
+
+    def params_at(self, z: Array, scale: float) -> PyTree:
+        loc = jnp.asarray(z, _floating())
+        return {"loc": loc, "log_concentration": jnp.full_like(loc, -2 * jnp.log(scale))}
+
+    def distribution(self, params: PyTree) -> Any:
+        return distrax.VonMises(params["loc"], jnp.exp(params["log_concentration"]))
+
+
+@dataclasses.dataclass(frozen=True)
+class Bernoulli(Family):
+    r"""Independent Bernoullis, draws 0 or 1 (int32); not reparameterizable.
+
+    Args:
+      shape: shape of the latent. Parameters are the ``logits``.
+
+    Example:
+      >>> import bbvi
+      >>> bbvi.Bernoulli((3, 4)).reparameterized
+      False
+
+    References:
+      Ranganath, Gerrish and Blei (2014), Black Box Variational Inference.
+    """
+
+    def init(self, key: Key) -> PyTree:
+        return {"logits": _spread(key, self.shape)}
+
+    def params_at(self, z: Array, scale: float) -> PyTree:
+        probs = jnp.where(jnp.asarray(z) > 0, 1 - scale / 2, scale / 2)
+        return {"logits": jnp.asarray(jnp.log(probs) - jnp.log1p(-probs), _floating())}
+
+    def distribution(self, params: PyTree) -> Any:
+        return distrax.Bernoulli(params["logits"], dtype=jnp.int32)
+
+    def base_noise(self, key: Key) -> Array:
+        return jax.random.uniform(key, self.shape)
+
+    def sample(self, noise: Array, params: PyTree) -> Array:
+        return (noise < jax.nn.sigmoid(params["logits"])).astype(jnp.int32)
+
+
+@dataclasses.dataclass(frozen=True)
+class Categorical(Family):
+    r"""Independent categoricals, draws 0..K-1 (int32); not reparameterizable.
+
+    Args:
+      num_categories: K, at least 2.
+      shape: shape of the latent. Parameters are the ``logits`` of shape ``(*shape, K)``.
+
+    Raises:
+      ValueError: fewer than two categories.
+
+    Example:
+      >>> import bbvi
+      >>> bbvi.Categorical(3, (1000,))
+      Categorical(num_categories=3, shape=(1000,))
+
+    References:
+      Ranganath, Gerrish and Blei (2014), Black Box Variational Inference.
+    """
+
+    num_categories: int = dataclasses.field(kw_only=True)
+
+    def __init__(self, num_categories: int, shape: tuple[int, ...] = ()):
+        object.__setattr__(self, "num_categories", num_categories)
+        object.__setattr__(self, "shape", shape)
+        self.__post_init__()
+
+    def __post_init__(self):
+        super().__post_init__()
+        if not isinstance(self.num_categories, int) or self.num_categories < 2:
+            raise ValueError(
+                f"Categorical needs num_categories >= 2 as an int, got {self.num_categories!r}."
+            )
+
+    def __repr__(self) -> str:
+        return f"Categorical(num_categories={self.num_categories}, shape={self.shape})"
+
+    def init(self, key: Key) -> PyTree:
+        return {"logits": _spread(key, (*self.shape, self.num_categories))}
+
+    def params_at(self, z: Array, scale: float) -> PyTree:
+        rest = scale / self.num_categories
+        probs = rest + (1 - scale) * jax.nn.one_hot(z, self.num_categories, dtype=_floating())
+        return {"logits": jnp.log(probs)}
+
+    def distribution(self, params: PyTree) -> Any:
+        return distrax.Categorical(params["logits"], dtype=jnp.int32)
+
+    def base_noise(self, key: Key) -> Array:
+        return jax.random.uniform(key, self.shape)
+
+    def sample(self, noise: Array, params: PyTree) -> Array:
+        # Inverse transform: count the thresholds below u; cheaper than one Gumbel per category.
+        cumulative = jnp.cumsum(jax.nn.softmax(params["logits"]), axis=-1)[..., :-1]
+        return jnp.sum(noise[..., None] >= cumulative, axis=-1, dtype=jnp.int32)

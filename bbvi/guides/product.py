@@ -1,0 +1,110 @@
+"""Products of guides over disjoint named latents."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+
+from bbvi._types import Data, Key, Latents, PyTree
+from bbvi.guides.base import Guide, Site
+
+
+@dataclasses.dataclass(frozen=True, init=False)
+class Product(Guide):
+    r"""Independent guides over disjoint parts of the latents, :math:`q(z) = \prod_k q_k(z_k)`.
+
+    Use it to give some sites a full covariance and the others a mean field.
+
+    Args:
+      guides: guides whose draws are dicts with no name in common.
+
+    Raises:
+      ValueError: fewer than two guides, a guide whose draws are not a dict, or a shared name.
+
+    Example:
+      >>> import bbvi, jax
+      >>> guide = bbvi.Product(
+      ...     bbvi.FullRank({"w": bbvi.Normal((3,))}),
+      ...     bbvi.MeanField({"c": bbvi.Bernoulli((5,))}),
+      ... )
+      >>> [site.name for site in guide.sites()]
+      ['w', 'c']
+
+    References:
+      Hoffman and Blei (2015), Structured Stochastic Variational Inference.
+    """
+
+    guides: tuple[Guide, ...]
+
+    def __init__(self, *guides: Guide):
+        if len(guides) < 2 or not all(isinstance(guide, Guide) for guide in guides):
+            raise ValueError(f"Product needs at least two guides, got {guides!r}.")
+        object.__setattr__(self, "guides", guides)
+        names = [name for guide in guides for name in self._latent_names(guide)]
+        shared = sorted({name for name in names if names.count(name) > 1})
+        if shared:
+            raise ValueError(f"Product: latents {shared} appear in more than one guide.")
+
+    @staticmethod
+    def _latent_names(guide: Guide) -> list[str]:
+        def draw(key):
+            return guide.sample(guide.base_noise(key), guide.init(key, None), None)
+
+        z = jax.eval_shape(draw, jax.eval_shape(lambda: jax.random.key(0)))
+        if not isinstance(z, dict):
+            raise ValueError(f"Product needs guides whose draws are dicts, but {guide!r} is not one.")
+        return list(z)
+
+    @property
+    def reparameterized(self) -> bool:  # type: ignore[override]
+        return all(guide.reparameterized for guide in self.guides)
+
+    @property
+    def has_entropy(self) -> bool:  # type: ignore[override]
+        return all(guide.has_entropy for guide in self.guides)
+
+    def sites(self) -> tuple[Site, ...]:
+        return tuple(site for guide in self.guides for site in guide.sites())
+
+    def init(self, key: Key, x: Data) -> PyTree:
+        keys = jax.random.split(key, len(self.guides))
+        return tuple(guide.init(k, x) for guide, k in zip(self.guides, keys, strict=True))
+
+    def base_noise(self, key: Key) -> PyTree:
+        keys = jax.random.split(key, len(self.guides))
+        return tuple(guide.base_noise(k) for guide, k in zip(self.guides, keys, strict=True))
+
+    def sample(self, noise: PyTree, params: PyTree, x: Data) -> Latents:
+        parts = zip(self.guides, noise, params, strict=True)
+        return {k: v for guide, n, p in parts for k, v in guide.sample(n, p, x).items()}
+
+    def _split(self, z: Latents) -> list[Latents]:
+        return [{name: z[name] for name in self._latent_names(guide)} for guide in self.guides]
+
+    def site_log_probs(self, params: PyTree, x: Data, z: Latents) -> dict[str, Array]:
+        parts = zip(self.guides, params, self._split(z), strict=True)
+        return {k: v for guide, p, part in parts for k, v in guide.site_log_probs(p, x, part).items()}
+
+    def site_entropies(self, params: PyTree, x: Data, z: Latents) -> dict[str, Array]:
+        parts = zip(self.guides, params, self._split(z), strict=True)
+        return {k: v for guide, p, part in parts for k, v in guide.site_entropies(p, x, part).items()}
+
+    def log_prob(self, params: PyTree, x: Data, z: Latents) -> Array:
+        return sum(self.site_log_probs(params, x, z).values(), jnp.zeros(()))
+
+    def sample_and_log_prob(self, noise: PyTree, params: PyTree, x: Data) -> tuple[Latents, Array]:
+        z, log_q = {}, jnp.zeros(())
+        for guide, n, p in zip(self.guides, noise, params, strict=True):
+            part, term = guide.sample_and_log_prob(n, p, x)
+            z, log_q = z | part, log_q + term
+        return z, log_q
+
+    def sample_and_entropy(self, noise: PyTree, params: PyTree, x: Data) -> tuple[Latents, Array]:
+        z, entropy = {}, jnp.zeros(())
+        for guide, n, p in zip(self.guides, noise, params, strict=True):
+            part, term = guide.sample_and_entropy(n, p, x)
+            z, entropy = z | part, entropy + term
+        return z, entropy

@@ -1,0 +1,21 @@
+"""The loop: one step, chunks of steps, stopping, and what a fit returns."""
+
+from bbvi.infer.fit import NonFiniteError, fit
+from bbvi.infer.loop import Progress
+from bbvi.infer.result import FitResult, History, Restarts, format_summary
+from bbvi.infer.step import FitState, StepInfo, make_step
+from bbvi.infer.stopping import Plateau
+
+__all__ = [
+    "FitResult",
+    "FitState",
+    "History",
+    "NonFiniteError",
+    "Plateau",
+    "Progress",
+    "Restarts",
+    "StepInfo",
+    "fit",
+    "format_summary",
+    "make_step",
+]

@@ -1,0 +1,243 @@
+"""``fit``: checks what it is given, runs the loop, and judges what came out."""
+
+from __future__ import annotations
+
+import functools
+import time
+from collections.abc import Callable, Sequence
+from typing import Any, get_args
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jax import Array
+
+from bbvi._types import Data, Key, LogJoint, Params, PyTree
+from bbvi.diagnostics import monte_carlo_mean
+from bbvi.estimators import Estimator, default_estimator
+from bbvi.guides.base import Guide
+from bbvi.infer.loop import Loop, Progress, final_status
+from bbvi.infer.nonfinite import explain_nonfinite
+from bbvi.infer.optimizers import Optimizer, default_optimizer
+from bbvi.infer.result import FitResult, History, Restarts, check_key
+from bbvi.infer.step import (
+    Algorithm,
+    FitState,
+    NonFinite,
+    StepInfo,
+    as_estimator,
+    initial_params,
+    start,
+)
+from bbvi.infer.stopping import Plateau
+from bbvi.objectives import Elbo, Objective
+from bbvi.problem import Problem, check_problem
+
+MAX_STEPS = 100_000
+
+
+class NonFiniteError(FloatingPointError):
+    """A step's loss or gradient was not finite.
+
+    Attributes:
+      result: the ``FitResult`` up to the last good state.
+    """
+
+    def __init__(self, message: str, result: FitResult):
+        super().__init__(message)
+        self.result = result
+
+
+def fit(
+    log_joint: LogJoint,
+    guide: Guide,
+    x: Data = None,
+    *,
+    key: Key | None = None,
+    estimator: Estimator | dict[str, Estimator] | None = None,
+    objective: Objective | None = None,
+    optimizer: optax.GradientTransformation | None = None,
+    num_steps: int | None = None,
+    stopping: Plateau | None = None,
+    model_params: PyTree = None,
+    init_params: PyTree = None,
+    init_state: FitState | None = None,
+    num_restarts: int = 1,
+    trace_fn: Callable[[StepInfo], PyTree] | None = None,
+    callbacks: Sequence[Callable[[Progress], bool | None]] = (),
+    nonfinite: NonFinite = "raise",
+    throw: bool = True,
+    progress: bool = True,
+) -> FitResult:
+    r"""Fit q(z; phi) to the posterior p(z | x) by maximising the ELBO.
+
+    .. math:: \max_\phi E_{q(z; \phi)}[\log p(x, z) - \log q(z; \phi)]
+
+    With nothing else given: each site gets a valid low-variance estimator, Adam starts at a rate
+    of 0.05 that falls by 4 each time the ELBO levels off, and the run ends when it has levelled
+    off at the smallest rate. The steps run as compiled chunks; a second call with an equal
+    configuration and shapes compiles nothing.
+
+    Args:
+      log_joint: ``(x, z) -> []``, pure, for ONE draw z; ``(x, z, theta)`` with ``model_params``.
+      guide: the variational family; its latents have the structure of z.
+      x: data, any pytree of arrays; passed to ``log_joint`` as it is.
+      key: typed key, ``jax.random.key(0)`` by default.
+      estimator: gradient estimator, or a dict of them by site.
+      objective: what is minimised, ``Elbo()`` by default.
+      optimizer: any optax optimizer; it is run as it is, without lowering its rate.
+      num_steps: steps to take. Without it, the run stops by ``stopping``, at 100,000 at most.
+      stopping: the stopping rule; with ``num_steps`` given, none unless one is named.
+      model_params: initial theta of a learned model (any pytree of floating arrays).
+      init_params: where the guide starts, from ``guide.params_at(z, scale)``; by default its
+        own small random start.
+      init_state: ``result.state`` of an earlier fit, to continue it; it is left usable.
+      num_restarts: independent runs from different keys, compiled as one; the best is returned
+        and their agreement reported.
+      trace_fn: what to record at every step, a function of ``StepInfo``; it is compiled.
+      callbacks: called between chunks with a ``Progress``; one that returns True stops the run.
+      nonfinite: when a loss or gradient is not finite: ``"raise"`` an error, ``"skip"`` the step
+        and count it, or ``"stop"`` and return what there is.
+      throw: False returns a result with status ``nonfinite`` where an error would be raised.
+      progress: show a progress bar.
+
+    Returns:
+      A ``FitResult``; print it for the verdict.
+
+    Raises:
+      TypeError, ValueError: an argument is wrong; the message says what was got and expected.
+      NonFiniteError: a step was not finite (with ``nonfinite="raise"`` and ``throw``); its
+        ``result`` holds the last good state.
+
+    Example:
+      >>> import bbvi, jax, jax.numpy as jnp
+      >>> from jax.scipy.stats import norm
+      >>> def log_joint(x, z):
+      ...     return norm.logpdf(z["mu"], 0.0, 10.0) + norm.logpdf(x, z["mu"], 1.0).sum()
+      >>> x = jnp.array([1.8, 2.2, 2.0, 2.4])
+      >>> guide = bbvi.MeanField({"mu": bbvi.Normal()})
+      >>> result = bbvi.fit(log_joint, guide, x, key=jax.random.key(0), progress=False)
+      >>> round(result.summary()["mu"]["mean"], 1)
+      2.1
+
+    References:
+      Ranganath, Gerrish and Blei (2014), Black Box Variational Inference.
+    """
+    began = time.perf_counter()
+    _check_options(num_steps, num_restarts, nonfinite, trace_fn, stopping, init_state)
+    chosen = Optimizer.of(default_optimizer() if optimizer is None else optimizer)
+    problem, is_batched = Problem(log_joint, guide, objective or Elbo()), num_restarts > 1
+    x = jax.tree.map(jnp.asarray, x)
+    keys = jax.random.split(check_key(jax.random.key(0) if key is None else key), 3)
+    if init_state is None:
+        params = _initial(problem, keys[0], x, init_params, model_params, num_restarts)
+    else:
+        params = init_state.params
+
+    one = jax.eval_shape(lambda p: jax.tree.map(lambda a: a[0], p) if is_batched else p, params)
+    check_problem(problem, one, x)
+    resolved = as_estimator(estimator) or default_estimator(problem, one, x)
+    resolved.validate(problem, one, x)
+    algorithm = Algorithm(problem, resolved, chosen, nonfinite, trace_fn)
+
+    run_keys = jax.random.split(keys[1], num_restarts) if is_batched else keys[1]
+    state = start(algorithm, run_keys, x, params, is_batched=is_batched)
+    if init_state is not None:
+        _check_resume(init_state, state)
+        state = jax.tree.map(jnp.copy, init_state)  # the loop reuses the memory of its state
+
+    rule = stopping if stopping or num_steps else Plateau()
+    loop = Loop(algorithm, x, num_steps or MAX_STEPS, rule, optimizer is None, is_batched)
+    status, state, record = loop.run(state, callbacks, progress=progress)
+
+    restarts, best = None, ...
+    if is_batched:
+        restarts = _compare(problem, keys[2], state, x)
+        best = restarts.best
+    state, history = jax.tree.map(lambda leaf: leaf[best], (state, History(*record)))
+    detail = ""
+    if status == "nonfinite":
+        detail = explain_nonfinite(algorithm, state, x)
+    result = FitResult(
+        final_status(status, history.loss),
+        state,
+        history,
+        problem,
+        resolved,
+        x,
+        time.perf_counter() - began,
+        restarts,
+        detail,
+    )
+    if status == "nonfinite" and nonfinite == "raise" and throw:
+        raise NonFiniteError(
+            f"{detail} The last good state is in this error's .result; nonfinite='skip' leaves "
+            "such steps out.",
+            result,
+        )
+    return result
+
+
+def _check_options(
+    num_steps: Any, num_restarts: Any, nonfinite: Any, trace_fn: Any, stopping: Any, init_state: Any
+) -> None:
+    for name, value in (("num_steps", num_steps), ("num_restarts", num_restarts)):
+        if value is not None and (not isinstance(value, int) or value < 1):
+            raise ValueError(f"{name} must be an int >= 1, got {value!r}.")
+    if nonfinite not in get_args(NonFinite):
+        raise ValueError(f"nonfinite must be one of {get_args(NonFinite)}, got {nonfinite!r}.")
+    if trace_fn is not None and not callable(trace_fn):
+        raise TypeError(f"trace_fn must be a function of StepInfo, got {trace_fn!r}.")
+    if stopping is not None and not isinstance(stopping, Plateau):
+        raise TypeError(f"stopping must be a bbvi.Plateau, got {stopping!r}.")
+    if init_state is not None and not isinstance(init_state, FitState):
+        raise TypeError(f"init_state must be the .state of a result, got {init_state!r}.")
+
+
+def _initial(
+    problem: Problem, key: Key, x: Data, guide_params: PyTree, model_params: PyTree, restarts: int
+) -> Params:
+    """Parameters to start from; with restarts, from a key each, on a leading axis."""
+
+    def make(key: Key) -> Params:
+        return initial_params(problem, key, x, guide_params, model_params)
+
+    return make(key) if restarts == 1 else jax.vmap(make)(jax.random.split(key, restarts))
+
+
+def _check_resume(given: FitState, fresh: FitState) -> None:
+    """Raise unless a state to continue from fits this model, guide, estimator and optimizer."""
+    if jax.tree.map(jnp.shape, given) != jax.tree.map(jnp.shape, fresh):
+        raise ValueError(
+            "init_state does not fit this call: guide, model_params, estimator, optimizer and "
+            "num_restarts must be those of the run it came from."
+        )
+
+
+def _compare(problem: Problem, key: Key, state: FitState, x: Data) -> Restarts:
+    """Which of several runs is best, and how far the others are from it."""
+    log_weights, mean, sd = _evaluate(problem, key, state.params, x)
+    elbos = tuple(monte_carlo_mean(weights) for weights in log_weights)
+    values = np.array([elbo.value for elbo in elbos])
+    best = int(np.argmax(np.where(np.isfinite(values), values, -np.inf)))
+
+    def gap(mean: Array, sd: Array) -> np.ndarray:
+        scaled = jnp.abs(mean - mean[best][None]) / jnp.maximum(sd[best][None], 1e-30)
+        return np.asarray(scaled.reshape(len(scaled), -1).max(axis=1))
+
+    gaps = jax.tree.leaves(jax.tree.map(gap, mean, sd))
+    return Restarts(elbos, best, np.max(gaps, axis=0), state)
+
+
+@functools.partial(jax.jit, static_argnames=("problem",))
+def _evaluate(problem: Problem, key: Key, params: Params, x: Data) -> tuple[Array, PyTree, PyTree]:
+    """Log weights ``[R, S]``, means and sds of the latents of every run, under common noise."""
+
+    def one(params: Params) -> tuple[Array, PyTree, PyTree]:
+        z, log_q = problem.sample_and_log_q(problem.base_noise(key, 1000), params, x)
+        mean = jax.tree.map(lambda a: jnp.mean(a.astype(log_q.dtype), axis=0), z)
+        sd = jax.tree.map(lambda a: jnp.std(a.astype(log_q.dtype), axis=0), z)
+        return problem.log_p(params, x, z) - log_q, mean, sd
+
+    return jax.lax.map(one, params)

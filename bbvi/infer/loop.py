@@ -1,0 +1,195 @@
+"""The host's side of a run: chunks, rate, stopping, progress and callbacks."""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from tqdm.auto import tqdm
+
+from bbvi._types import Data, PyTree
+from bbvi.infer.step import Algorithm, FitState, chunk_shape, run_chunk
+from bbvi.infer.stopping import Plateau, trend
+
+RATE_FACTOR = 0.25  # the rate falls by this factor at every plateau
+MIN_RATE = 0.25**3  # and a plateau at this rate ends the run
+RATE_DROPS = (0.5, 0.7, 0.85)  # where it falls in a run of given length, as fractions of it
+CHECK_GROWTH = 1.25  # plateaus are looked for at geometrically growing lengths
+SECONDS_PER_CHUNK = 0.5  # how often progress and callbacks are served
+
+
+class Progress(NamedTuple):
+    """What a callback sees between chunks.
+
+    Attributes:
+      step: steps taken so far in this call.
+      num_steps: steps at most.
+      loss: losses of the steps since the last call, ``[n]`` (``[R, n]`` with restarts).
+      state: the current state; copy what you keep, its memory is reused.
+    """
+
+    step: int
+    num_steps: int
+    loss: np.ndarray
+    state: FitState
+
+
+class Record(NamedTuple):
+    """Losses, gradient norms (``[n]`` or ``[R, n]``) and traces of the steps taken so far."""
+
+    loss: np.ndarray
+    gradient_norm: np.ndarray
+    trace: PyTree
+
+
+@dataclasses.dataclass
+class Loop:
+    """One run from a state to its end.
+
+    Attributes:
+      algorithm: what a step does.
+      x: data.
+      num_steps: steps at most.
+      rule: stopping rule, or None to take all steps.
+      lowers_rate: whether the loop may lower the rate (never for an optimizer the user chose).
+      is_batched: whether the state has a leading axis of restarts.
+    """
+
+    algorithm: Algorithm
+    x: Data
+    num_steps: int
+    rule: Plateau | None
+    lowers_rate: bool
+    is_batched: bool
+
+    def run(
+        self,
+        state: FitState,
+        callbacks: Sequence[Callable[[Progress], bool | None]],
+        *,
+        progress: bool,
+    ) -> tuple[str, FitState, Record]:
+        """Take the steps; return why they ended, the last good state and the record."""
+        one = jax.tree.map(lambda leaf: leaf[0], state) if self.is_batched else state
+        length = int(np.prod(chunk_shape(self.algorithm, one, self.x)))
+        first = np.asarray(state.step)
+        records: list[Record] = []
+        done, since, size = 0, 0, length  # since: where the current rate began
+        status = "max_steps"
+        bar = tqdm(total=self.num_steps, disable=not progress, unit="step", leave=False)
+        try:
+            while done < self.num_steps and status == "max_steps":
+                boundary = self._next_boundary(done, since)
+                count = min(size, length, boundary - done)
+                began = time.perf_counter()
+                state, outputs = run_chunk(
+                    self.algorithm, state, self.x, count, is_batched=self.is_batched
+                )
+                records.append(self._read(outputs, count))
+                size = _next_size(count, time.perf_counter() - began)
+                taken = np.asarray(state.step) - first
+                done += count
+                bar.update(count)
+                _show(bar, records[-1].loss)
+                if (taken < done).all():
+                    status = "nonfinite"
+                elif done == boundary:
+                    status, since, state = self._decide(records, state, done, since)
+                info = Progress(done, self.num_steps, records[-1].loss, state)
+                if any([callback(info) for callback in callbacks]) and status == "max_steps":
+                    status = "stopped"
+        except KeyboardInterrupt:
+            status = "interrupted"
+        finally:
+            bar.close()
+        return status, state, self._join(records, np.asarray(state.step) - first)
+
+    def _read(self, outputs: Any, count: int) -> Record:
+        """The chunk's records on the host; this is where the host waits for the device."""
+        steps = (slice(None), slice(count)) if self.is_batched else slice(count)
+        return Record(*jax.tree.map(lambda leaf: np.asarray(leaf)[steps].copy(), outputs))
+
+    def _next_boundary(self, done: int, since: int) -> int:
+        """The next step at which something is decided: not a matter of how chunks fall."""
+        if self.rule is None:
+            drops = [int(fraction * self.num_steps) for fraction in RATE_DROPS]
+            return next((drop for drop in drops if drop > done), self.num_steps)
+        check = since + self.rule.min_steps
+        while check <= done:
+            check = since + int((check - since) * CHECK_GROWTH)
+        return min(check, self.num_steps)
+
+    def _decide(
+        self, records: list[Record], state: FitState, done: int, since: int
+    ) -> tuple[str, int, FitState]:
+        """Status, where the current rate began, and the state with its rate."""
+        rate = float(np.max(np.asarray(state.rate)))
+        if self.rule is None:
+            drops = sum(done >= int(fraction * self.num_steps) for fraction in RATE_DROPS)
+            rate = min(rate, RATE_FACTOR**drops) if self.lowers_rate else rate
+            return "max_steps", since, _with_rate(state, rate)
+        losses = np.concatenate([record.loss for record in records], axis=-1)[..., since:]
+        if not self.rule.is_level(_finite_runs(losses)):
+            return "max_steps", since, state
+        if not self.lowers_rate or rate <= MIN_RATE:
+            return "converged", since, state
+        return "max_steps", done, _with_rate(state, rate * RATE_FACTOR)
+
+    def _join(self, records: list[Record], taken: np.ndarray) -> Record:
+        """All records end to end, cut where the run halted (with restarts, NaN from there)."""
+        axis = 1 if self.is_batched else 0
+        if not records:
+            empty = np.zeros((len(taken), 0) if self.is_batched else (0,))
+            return Record(empty, empty, ())
+        joined = jax.tree.map(lambda *leaves: np.concatenate(leaves, axis=axis), *records)
+        if not self.is_batched:
+            return jax.tree.map(lambda leaf: leaf[: int(taken)], joined)
+        after = np.arange(joined.loss.shape[1])[None, :] >= taken[:, None]
+        blanked = [np.where(after, np.nan, leaf) for leaf in (joined.loss, joined.gradient_norm)]
+        return Record(*blanked, joined.trace)
+
+
+def _finite_runs(losses: np.ndarray) -> np.ndarray:
+    """With restarts, those whose last loss is finite: a failed one must not hold up the rest."""
+    if losses.ndim == 1:
+        return losses
+    good = np.isfinite(losses[:, -1])
+    return losses[good] if good.any() else losses
+
+
+def _with_rate(state: FitState, rate: float) -> FitState:
+    return state._replace(rate=jnp.full_like(state.rate, rate))
+
+
+def _next_size(count: int, seconds: float) -> int:
+    """Steps for the next chunk, so that it lasts about SECONDS_PER_CHUNK."""
+    wanted = int(count * SECONDS_PER_CHUNK / max(seconds, 1e-6))
+    # The first chunk includes compilation, so one measurement moves the size by 10 at most.
+    return max(1, count // 10, min(wanted, 10 * count))
+
+
+def _show(bar: tqdm, losses: np.ndarray) -> None:
+    recent = losses[..., -100:].mean(axis=-1)
+    bar.set_postfix(elbo=f"{-float(np.min(recent)):.5g}", refresh=False)
+
+
+def final_status(status: str, losses: np.ndarray) -> str:
+    """``max_steps`` refined: did the run in fact level off, or end worse than it had been?"""
+    if status not in ("max_steps", "converged") or len(losses) < 100:
+        return status
+    windows = np.array_split(np.asarray(losses, np.float64), 20)
+    means = np.array([window.mean() for window in windows])
+    best = int(means.argmin())
+    error = np.hypot(*[windows[i].std() / np.sqrt(len(windows[i])) for i in (best, -1)])
+    if means[-1] - means[best] > max(5 * error, windows[best].std(), 1.0):
+        return "diverged"
+    recent = losses[len(losses) // 2 :]
+    return "converged" if Plateau().is_level(recent) else status
+
+
+__all__ = ["Loop", "Progress", "Record", "final_status", "trend"]

@@ -1,0 +1,84 @@
+"""Why a step was not finite: looked into only after it happened."""
+
+from __future__ import annotations
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+
+from bbvi._tree import is_floating, named_leaves
+from bbvi._types import Data, PyTree
+from bbvi.estimators import Estimate
+from bbvi.infer.step import Algorithm, FitState
+
+
+@functools.partial(jax.jit, static_argnames=("algorithm",))
+def _replay(
+    algorithm: Algorithm, state: FitState, x: Data
+) -> tuple[Estimate, PyTree, Array, Array]:
+    """The failing step again: its estimate, fresh draws ``[64, ...]``, log p and log q there."""
+    noise = algorithm.draw(state, state.step, x)
+    estimator = algorithm.resolve(state.params, x)
+    estimate, _ = estimator.estimate(
+        noise, algorithm.problem, state.params, x, state.estimator_state
+    )
+    problem, params = algorithm.problem, state.params
+    z = problem.sample(problem.base_noise(jax.random.fold_in(state.key, state.step), 64), params, x)
+    return estimate, z, problem.log_p(params, x, z), problem.log_q(params, x, z)
+
+
+def explain_nonfinite(algorithm: Algorithm, state: FitState, x: Data) -> str:
+    """A message naming the step, the quantity, the data or latents involved, and what to try."""
+    estimate, z, log_p, log_q = _replay(algorithm, state, x)
+    head = f"step {int(state.step)}: the loss is {float(estimate.loss)}"
+    gradients = [
+        name
+        for name, leaf in named_leaves(estimate.grads, "params").items()
+        if not np.isfinite(np.asarray(leaf)).all()
+    ]
+    if gradients:
+        head += f", and the gradient is not finite in {', '.join(gradients)}"
+    return f"{head}. {_cause(x, z, np.asarray(log_p), np.asarray(log_q), list(gradients))}"
+
+
+def _cause(x: Data, z: PyTree, log_p: np.ndarray, log_q: np.ndarray, gradients: list[str]) -> str:
+    for name, leaf in named_leaves(x, "x").items():
+        bad = int(jnp.sum(~jnp.isfinite(leaf))) if is_floating(leaf) else 0
+        if bad and not np.isfinite(log_p).all():
+            return (
+                f"data '{name}' holds {bad} entries that are NaN or infinite; remove them, or "
+                "replace them and mask their terms in log_joint."
+            )
+    drawn = named_leaves(z, "latents")
+    broken = [n for n, leaf in drawn.items() if not np.isfinite(np.asarray(leaf)).all()]
+    if broken:
+        return (
+            f"draws of latent {', '.join(map(repr, broken))} are not finite: its parameters have "
+            "run away; lower the learning rate or use a bounded support."
+        )
+    wrong = ~np.isfinite(log_p)
+    if wrong.any():
+        where = ", ".join(
+            f"'{n}' in [{np.asarray(leaf)[wrong].min():.3g}, {np.asarray(leaf)[wrong].max():.3g}]"
+            for n, leaf in drawn.items()
+        )
+        if np.isneginf(log_p[wrong]).all():
+            return (
+                f"log_joint is -inf at {wrong.sum()} of {wrong.size} draws of the guide, which "
+                f"therefore reaches outside the model's support; there {where}. Give the latent "
+                "its support, for example bbvi.Normal((), support=bbvi.supports.positive)."
+            )
+        return (
+            f"log_joint is {log_p[wrong][0]} at {wrong.sum()} of {wrong.size} draws; there {where}."
+        )
+    if not np.isfinite(log_q).all():
+        return "the guide's own log density is not finite: its scale has collapsed or run away."
+    if gradients:
+        return (
+            "log_joint is finite at these draws but its derivative is not: look for sqrt, log or "
+            "a division at zero, also inside an unused branch of jnp.where."
+        )
+    return "log_joint overflowed at a rare draw; lower the learning rate."

@@ -1,0 +1,291 @@
+"""What a fit returns: the run, the approximate posterior, and a verdict on it."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+
+from bbvi._tree import named_leaves
+from bbvi._types import Data, Key, Latents, Params, PyTree
+from bbvi.diagnostics import MonteCarlo, monte_carlo_mean, psis_khat
+from bbvi.estimators import Estimator
+from bbvi.infer.step import FitState
+from bbvi.infer.stopping import trend
+from bbvi.problem import Problem
+
+ADVICE = {
+    "converged": "the ELBO has levelled off.",
+    "max_steps": "the ELBO had not provably levelled off when the steps ran out; continue with "
+    "fit(..., init_state=result.state) or raise num_steps.",
+    "diverged": "the ELBO ended lower than it had been; lower the learning rate, or start from "
+    "init_params=guide.params_at(z).",
+    "nonfinite": "the loss or its gradient stopped being finite; the state before that step is "
+    "kept in result.state.",
+    "stopped": "a callback stopped the run.",
+    "interrupted": "interrupted from the keyboard; continue with fit(..., init_state=result.state).",
+}
+
+
+class History(NamedTuple):
+    """What was recorded at every step, ``[T]`` (of the best restart, when there are several).
+
+    Attributes:
+      loss: the objective's value.
+      gradient_norm: Euclidean norm of the gradient.
+      trace: outputs of ``trace_fn``, stacked, or ``()``.
+    """
+
+    loss: np.ndarray
+    gradient_norm: np.ndarray
+    trace: PyTree = ()
+
+
+class Restarts(NamedTuple):
+    """Several runs from different starting points.
+
+    Attributes:
+      elbos: ELBO of each run, with standard errors.
+      best: index of the run that is reported.
+      disagreement: for each run, the largest difference of a posterior mean from the best run's,
+        in posterior standard deviations.
+      states: the final state of all runs, with a leading axis.
+    """
+
+    elbos: tuple[MonteCarlo, ...]
+    best: int
+    disagreement: np.ndarray
+    states: FitState
+
+
+@functools.partial(jax.jit, static_argnames=("problem", "num_samples"))
+def _draw(problem: Problem, key: Key, params: Params, x: Data, num_samples: int) -> Latents:
+    return problem.sample(problem.base_noise(key, num_samples), params, x)
+
+
+@functools.partial(jax.jit, static_argnames=("problem", "num_samples"))
+def draw_log_weights(
+    problem: Problem, key: Key, params: Params, x: Data, num_samples: int
+) -> Array:
+    """Log weights ``[S]`` at fresh draws."""
+    noise = problem.base_noise(key, num_samples)
+    z, log_q = problem.sample_and_log_q(noise, params, x)
+    return problem.log_p(params, x, z) - log_q
+
+
+@functools.partial(jax.jit, static_argnames=("problem",))
+def _log_prob(problem: Problem, params: Params, x: Data, z: Latents) -> Array:
+    return problem.guide.log_prob(params.guide, x, z)
+
+
+@dataclasses.dataclass(frozen=True, repr=False)
+class FitResult:
+    """An approximate posterior, how it was found, and whether to trust it. Print it.
+
+    Attributes:
+      status: ``converged``, ``max_steps``, ``diverged``, ``nonfinite``, ``stopped`` or
+        ``interrupted``.
+      state: the last good state; pass it as ``init_state`` to continue.
+      history: loss and gradient norm at every step.
+      problem: the model, guide and objective.
+      estimator: the gradient estimator that was used.
+      x: the data.
+      seconds: wall-clock time, compilation included.
+      restarts: agreement of several runs, or None.
+      detail: what went wrong, when something did.
+
+    Example:
+      >>> import bbvi, jax
+      >>> guide = bbvi.MeanField({"mu": bbvi.Normal()})
+      >>> result = bbvi.fit(lambda x, z: -0.5 * (z["mu"] - x) ** 2, guide, 1.5, progress=False)
+      >>> result.status
+      'converged'
+      >>> result.sample(jax.random.key(1), 100)["mu"].shape
+      (100,)
+      >>> elbo = result.elbo(jax.random.key(2), 1000)
+      >>> abs(elbo.value - 0.9189) < 5 * elbo.standard_error + 1e-3
+      True
+    """
+
+    status: str
+    state: FitState
+    history: History
+    problem: Problem
+    estimator: Estimator
+    x: Data
+    seconds: float
+    restarts: Restarts | None = None
+    detail: str = ""
+
+    @property
+    def params(self) -> Params:
+        """Final parameters: ``.guide`` and, for learned models, ``.model``."""
+        return self.state.params
+
+    def sample(self, key: Key, num_samples: int) -> Latents:
+        """Draws from the approximate posterior.
+
+        Args:
+          key: typed key.
+          num_samples: S, at least 1.
+
+        Returns:
+          A pytree like the latents, every leaf with a leading axis S.
+        """
+        return _draw(self.problem, check_key(key), self.params, self.x, _positive(num_samples))
+
+    def log_prob(self, z: Latents) -> Array:
+        """Log density of ONE value of the latents under the approximate posterior, a scalar."""
+        return _log_prob(self.problem, self.params, self.x, jax.tree.map(jnp.asarray, z))
+
+    def log_weights(self, key: Key, num_samples: int) -> Array:
+        """``log p(x, z) - log q(z)`` at fresh draws, ``[S]``."""
+        key, num_samples = check_key(key), _positive(num_samples)
+        return draw_log_weights(self.problem, key, self.params, self.x, num_samples)
+
+    def elbo(self, key: Key, num_samples: int = 1000) -> MonteCarlo:
+        """The evidence lower bound at fresh draws, with its Monte Carlo standard error.
+
+        Args:
+          key: typed key.
+          num_samples: S, at least 2.
+
+        Returns:
+          ``value`` and ``standard_error``, in nats.
+        """
+        return monte_carlo_mean(self.log_weights(key, num_samples))
+
+    def summary(self, key: Key | None = None, num_samples: int = 4000) -> dict[str, Any]:
+        """Posterior mean, standard deviation and 5%, 50%, 95% quantiles of every scalar.
+
+        Args:
+          key: typed key of the draws; a fixed one by default.
+          num_samples: draws the figures are computed from.
+
+        Returns:
+          ``{"w[0]": {"mean": ..., "sd": ..., "5%": ..., "50%": ..., "95%": ...}, ...}``; print
+          it with ``bbvi.format_summary``.
+        """
+        key = jax.random.key(0) if key is None else key
+        rows = {}
+        for name, leaf in named_leaves(self.sample(key, num_samples), "latents").items():
+            draws = np.asarray(leaf, np.float64)
+            for index in np.ndindex(draws.shape[1:]):
+                label = name + ("[" + ",".join(map(str, index)) + "]" if index else "")
+                values = draws[(slice(None), *index)]
+                low, median, high = np.quantile(values, [0.05, 0.5, 0.95])
+                rows[label] = {
+                    "mean": float(values.mean()),
+                    "sd": float(values.std(ddof=1)),
+                    "5%": float(low),
+                    "50%": float(median),
+                    "95%": float(high),
+                }
+        return rows
+
+    def plot(self, path: str | None = None) -> Any:
+        """ELBO trace with its uncertainty beside posterior marginals, as a matplotlib figure.
+
+        Args:
+          path: where to write the picture; nowhere by default.
+
+        Returns:
+          The figure. Needs the ``plot`` extra.
+        """
+        from bbvi.plotting import plot_result  # matplotlib is optional
+
+        return plot_result(self, path)
+
+    @functools.cached_property
+    def _verdict(self) -> str:
+        steps = int(self.state.step)
+        lines = [f"status   {self.status}: {self.detail or ADVICE[self.status]}"]
+        weights = self.log_weights(jax.random.key(0), 1000)
+        if bool(jnp.isfinite(weights).all()):
+            lines.append(f"ELBO     {monte_carlo_mean(weights)} nats")
+            lines.append(f"k-hat    {_describe_khat(psis_khat(weights))}")
+        else:
+            bad = int(jnp.sum(~jnp.isfinite(weights)))
+            lines.append(f"ELBO     not finite at {bad} of 1000 draws")
+        if len(self.history.loss) >= 8:
+            change = trend(self.history.loss)
+            lines.append(
+                f"trend    {change.gain:+.2g} ± {change.standard_error:.1g} nats over the last "
+                f"{change.num_steps} steps"
+            )
+        if int(self.state.skipped):
+            lines.append(f"skipped  {int(self.state.skipped)} steps that were not finite")
+        if self.restarts is not None:
+            lines.append(_describe_restarts(self.restarts))
+        lines.append(f"run      {steps} steps in {self.seconds:.1f} s, {self.estimator!r}")
+        return "\n".join(lines)
+
+    def __repr__(self) -> str:
+        return self._verdict
+
+
+def _describe_khat(khat: float) -> str:
+    if khat < 0.7:
+        return f"{khat:.2f} (below 0.7: the guide covers the posterior)"
+    return (
+        f"{khat:.2f} (above 0.7: do not trust the moments; try a richer guide, FullRank for "
+        "correlations)"
+    )
+
+
+def _describe_restarts(restarts: Restarts) -> str:
+    values = [elbo.value for elbo in restarts.elbos]
+    return (
+        f"restarts {len(values)}, ELBOs {min(values):.4g} to {max(values):.4g}; posterior means "
+        f"differ from the best run's by up to {restarts.disagreement.max():.2g} sd"
+    )
+
+
+def format_summary(summary: dict[str, dict[str, float]], max_rows: int = 40) -> str:
+    """A table of ``FitResult.summary`` as text.
+
+    Args:
+      summary: what ``FitResult.summary`` returned.
+      max_rows: rows shown; the rest are counted.
+
+    Returns:
+      One line per scalar.
+
+    Example:
+      >>> import bbvi
+      >>> row = {"mean": 1.0, "sd": 0.5, "5%": 0.2, "50%": 1.0, "95%": 1.8}
+      >>> print(bbvi.format_summary({"mu": row}))
+              mean      sd      5%     50%     95%
+      mu         1     0.5     0.2       1     1.8
+    """
+    columns = list(next(iter(summary.values())))
+    width = max(len(name) for name in summary)
+    lines = [" " * width + "".join(f"{column:>8}" for column in columns)]
+    for name, row in list(summary.items())[:max_rows]:
+        lines.append(f"{name:<{width}}" + "".join(f"{row[column]:>8.3g}" for column in columns))
+    if len(summary) > max_rows:
+        lines.append(f"... and {len(summary) - max_rows} more")
+    return "\n".join(lines)
+
+
+def check_key(key: Any) -> Key:
+    """The key, or an error if it is not one typed JAX key."""
+    is_array = isinstance(key, jax.Array)
+    if not (is_array and jnp.issubdtype(key.dtype, jax.dtypes.prng_key) and key.shape == ()):
+        got = f"{key.dtype}{list(key.shape)} array" if is_array else repr(key)
+        raise TypeError(
+            f"key must be one typed key, got {got}; make it with jax.random.key(0) (a legacy "
+            "jax.random.PRNGKey can be wrapped by jax.random.wrap_key_data)."
+        )
+    return key
+
+
+def _positive(num_samples: int) -> int:
+    if not isinstance(num_samples, int) or num_samples < 1:
+        raise ValueError(f"num_samples must be an int >= 1, got {num_samples!r}.")
+    return num_samples

@@ -1,0 +1,194 @@
+"""The static half of a fit: model, guide and objective; and the checks made before compiling."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+
+from bbvi._tree import is_floating, named_leaves, shapes
+from bbvi._types import Data, Key, Latents, LogJoint, Params, PyTree
+from bbvi.guides.base import Guide
+from bbvi.objectives import Elbo, Objective
+
+
+@dataclasses.dataclass(frozen=True)
+class Problem:
+    """Model, guide and objective, with the batched calls estimators are written in.
+
+    Hashable and compared by value, so that it is a static argument of compiled functions.
+
+    Attributes:
+      log_joint: ``(x, z) -> []`` or, with learned parameters, ``(x, z, theta) -> []``.
+      guide: the variational family.
+      objective: what is minimised.
+
+    Example:
+      >>> import bbvi, jax, jax.numpy as jnp
+      >>> problem = bbvi.Problem(lambda x, z: -0.5 * z**2, bbvi.MeanField(bbvi.Normal()))
+      >>> params = problem.init(jax.random.key(0), None)
+      >>> noise = problem.base_noise(jax.random.key(1), 5)
+      >>> problem.log_p(params, None, problem.sample(noise, params, None)).shape
+      (5,)
+    """
+
+    log_joint: LogJoint
+    guide: Guide
+    objective: Objective = dataclasses.field(default_factory=Elbo)
+
+    def init(self, key: Key, x: Data, model_params: PyTree = None) -> Params:
+        """Initial parameters of the guide, beside the given ones of the model."""
+        return Params(self.guide.init(key, x), model_params)
+
+    def base_noise(self, key: Key, num_samples: int) -> PyTree:
+        """Base noise of ``num_samples`` draws; every leaf has a leading sample axis ``[S, ...]``."""
+        return jax.vmap(self.guide.base_noise)(jax.random.split(key, num_samples))
+
+    def sample(self, noise: PyTree, params: Params, x: Data) -> Latents:
+        """Draws ``[S, ...]`` from the guide."""
+        return jax.vmap(lambda n: self.guide.sample(n, params.guide, x))(noise)
+
+    def sample_and_log_q(self, noise: PyTree, params: Params, x: Data) -> tuple[Latents, Array]:
+        """Draws ``[S, ...]`` and their log densities ``[S]``."""
+        return jax.vmap(lambda n: self.guide.sample_and_log_prob(n, params.guide, x))(noise)
+
+    def sample_and_entropy(self, noise: PyTree, params: Params, x: Data) -> tuple[Latents, Array]:
+        """Draws ``[S, ...]`` and ``[S]`` scalars whose expectation is the entropy of q."""
+        return jax.vmap(lambda n: self.guide.sample_and_entropy(n, params.guide, x))(noise)
+
+    def log_q(self, params: Params, x: Data, z: Latents) -> Array:
+        """Log densities ``[S]`` of draws ``[S, ...]`` under the guide."""
+        return jax.vmap(lambda draw: self.guide.log_prob(params.guide, x, draw))(z)
+
+    def log_p(self, params: Params, x: Data, z: Latents) -> Array:
+        """Log joint ``[S]`` at draws ``[S, ...]``."""
+        return jax.vmap(lambda draw: self.log_joint(x, draw, *self.model_args(params)))(z)
+
+    @staticmethod
+    def model_args(params: Params) -> tuple[PyTree, ...]:
+        """The third argument of ``log_joint``, when it has one."""
+        return () if params.model is None else (params.model,)
+
+    def draw_shapes(self, params: Params, x: Data) -> Latents:
+        """Shapes and dtypes of one draw, without computing anything."""
+
+        def draw(key, params, x):
+            return self.guide.sample(self.guide.base_noise(key), params.guide, x)
+
+        return jax.eval_shape(draw, jax.random.key(0), params, x)
+
+    def pathwise_leaves(self, params: Params, x: Data) -> dict[str, bool]:
+        """For each latent leaf, whether ``log_joint`` has a usable derivative in it.
+
+        False for integer latents, for functions JAX cannot differentiate (``jax.pure_callback``,
+        ``while_loop``) and where the derivative is identically zero although the latent is read
+        (``jnp.round``, comparisons): a pathwise gradient there would fail or be silently wrong.
+        """
+        z = self.draw_shapes(params, x)
+        leaves, treedef = jax.tree.flatten(z)
+        floating = [is_floating(leaf) for leaf in leaves]
+        names = list(named_leaves(z, "latents"))
+        if not any(floating):
+            return dict.fromkeys(names, False)
+
+        def value(active):
+            replaced = iter(active)
+            full = [
+                next(replaced) if is_active else jnp.zeros(leaf.shape, leaf.dtype)
+                for is_active, leaf in zip(floating, leaves, strict=True)
+            ]
+            return self.log_joint(x_, jax.tree.unflatten(treedef, full), *self.model_args(params_))
+
+        x_, params_ = x, params
+        active = [leaf for ok, leaf in zip(floating, leaves, strict=True) if ok]
+        try:
+            jaxpr = jax.make_jaxpr(jax.grad(value))(active).jaxpr
+        except (ValueError, NotImplementedError):
+            return dict.fromkeys(names, False)
+        usable = iter([not _is_zero(out, jaxpr) for out in jaxpr.outvars])
+        return {
+            name: next(usable) if ok else False
+            for name, ok in zip(names, floating, strict=True)
+        }
+
+
+def _is_zero(var: Any, jaxpr: Any) -> bool:
+    """Whether an output of a jaxpr is symbolically zero: a literal 0, or a broadcast of one."""
+    if hasattr(var, "val"):
+        return bool(jnp.all(jnp.asarray(var.val) == 0))
+    for equation in jaxpr.eqns:
+        if var in equation.outvars:
+            is_copy = equation.primitive.name in ("broadcast_in_dim", "convert_element_type")
+            return is_copy and _is_zero(equation.invars[0], jaxpr)
+    return False
+
+
+def check_problem(problem: Problem, params: Params, x: Data) -> None:
+    """Raise an error that names what is wrong with model, guide, parameters or data.
+
+    Traces shapes only; costs one trace of ``log_joint`` and no compilation.
+    """
+    if not isinstance(problem.guide, Guide):
+        raise TypeError(
+            f"guide must be a bbvi.Guide such as bbvi.MeanField({{...}}), got {problem.guide!r}."
+        )
+    if not isinstance(problem.objective, Objective):
+        raise TypeError(f"objective must be a bbvi.Objective, got {problem.objective!r}.")
+    for name, leaf in named_leaves(x, "x").items():
+        if jnp.size(leaf) == 0:
+            raise ValueError(f"data '{name}' is empty (shape {jnp.shape(leaf)}).")
+    for part, tree in (("guide", params.guide), ("model_params", params.model)):
+        for name, leaf in named_leaves(tree, part).items():
+            if not jnp.issubdtype(jnp.result_type(leaf), jnp.floating):
+                raise TypeError(
+                    f"{part} parameter '{name}' has dtype {jnp.result_type(leaf)}; only "
+                    "floating-point parameters can be trained. Convert it with jnp.asarray(..., "
+                    "float), or close over it in log_joint if it is a constant."
+                )
+    z = problem.draw_shapes(params, x)
+    _check_log_joint(problem, params, x, z)
+
+
+def _check_log_joint(problem: Problem, params: Params, x: Data, z: Latents) -> None:
+    described = shapes(z, "latents")
+    try:
+        closed = jax.make_jaxpr(
+            lambda draw: problem.log_joint(x, draw, *problem.model_args(params))
+        )(z)
+    except KeyError as error:
+        raise ValueError(
+            f"log_joint reads latent {error}, which the guide does not have; the guide's latents "
+            f"are {described}."
+        ) from error
+    except (TypeError, ValueError, AttributeError, IndexError) as error:
+        raise ValueError(
+            f"log_joint failed on one draw with latents {described}: {error}"
+        ) from error
+    if len(closed.out_avals) != 1:
+        raise ValueError(f"log_joint must return one scalar, got {len(closed.out_avals)} arrays.")
+    (out,) = closed.out_avals
+    if out.shape != ():
+        raise ValueError(
+            f"log_joint must return a scalar for ONE draw of the latents, got shape {out.shape}; "
+            "sum over the data, and leave the sample axis to bbvi."
+        )
+    if not jnp.issubdtype(out.dtype, jnp.floating):
+        raise TypeError(f"log_joint must return a floating-point scalar, got dtype {out.dtype}.")
+    unread = _unread(closed.jaxpr, list(named_leaves(z, "latents")))
+    if unread:
+        raise ValueError(
+            f"log_joint never reads latent {', '.join(map(repr, unread))}: its posterior would be "
+            "flat. Remove it from the guide or add its prior to log_joint."
+        )
+
+
+def _unread(jaxpr: Any, names: list[str]) -> list[str]:
+    """Names of the inputs the output cannot depend on, by walking the equations backwards."""
+    needed = {var for var in jaxpr.outvars if not hasattr(var, "val")}
+    for equation in reversed(jaxpr.eqns):
+        if needed.intersection(equation.outvars):
+            needed.update(var for var in equation.invars if not hasattr(var, "val"))
+    return [name for name, var in zip(names, jaxpr.invars, strict=True) if var not in needed]
