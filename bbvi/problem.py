@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -13,6 +14,17 @@ from bbvi._tree import is_floating, named_leaves, shapes
 from bbvi._types import Data, Key, Latents, LogJoint, Params, PyTree
 from bbvi.guides.base import Guide
 from bbvi.objectives import Elbo, Objective
+
+
+def over_draws(function: Callable[[PyTree], PyTree], draws: PyTree) -> PyTree:
+    """``vmap`` of a function of one draw; a single draw is not batched.
+
+    On CPU a log joint over ``[1, N]`` compiles to a program half as fast as one over ``[N]``.
+    """
+    if jax.tree.leaves(draws)[0].shape[0] > 1:
+        return jax.vmap(function)(draws)
+    single = function(jax.tree.map(lambda leaf: leaf[0], draws))
+    return jax.tree.map(lambda leaf: jnp.asarray(leaf)[None], single)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -49,23 +61,23 @@ class Problem:
 
     def sample(self, noise: PyTree, params: Params, x: Data) -> Latents:
         """Draws ``[S, ...]`` from the guide."""
-        return jax.vmap(lambda n: self.guide.sample(n, params.guide, x))(noise)
+        return over_draws(lambda n: self.guide.sample(n, params.guide, x), noise)
 
     def sample_and_log_q(self, noise: PyTree, params: Params, x: Data) -> tuple[Latents, Array]:
         """Draws ``[S, ...]`` and their log densities ``[S]``."""
-        return jax.vmap(lambda n: self.guide.sample_and_log_prob(n, params.guide, x))(noise)
+        return over_draws(lambda n: self.guide.sample_and_log_prob(n, params.guide, x), noise)
 
     def sample_and_entropy(self, noise: PyTree, params: Params, x: Data) -> tuple[Latents, Array]:
         """Draws ``[S, ...]`` and ``[S]`` scalars whose expectation is the entropy of q."""
-        return jax.vmap(lambda n: self.guide.sample_and_entropy(n, params.guide, x))(noise)
+        return over_draws(lambda n: self.guide.sample_and_entropy(n, params.guide, x), noise)
 
     def log_q(self, params: Params, x: Data, z: Latents) -> Array:
         """Log densities ``[S]`` of draws ``[S, ...]`` under the guide."""
-        return jax.vmap(lambda draw: self.guide.log_prob(params.guide, x, draw))(z)
+        return over_draws(lambda draw: self.guide.log_prob(params.guide, x, draw), z)
 
     def log_p(self, params: Params, x: Data, z: Latents) -> Array:
         """Log joint ``[S]`` at draws ``[S, ...]``."""
-        return jax.vmap(lambda draw: self.log_joint(x, draw, *self.model_args(params)))(z)
+        return over_draws(lambda draw: self.log_joint(x, draw, *self.model_args(params)), z)
 
     @staticmethod
     def model_args(params: Params) -> tuple[PyTree, ...]:
@@ -94,18 +106,17 @@ class Problem:
         if not any(floating):
             return dict.fromkeys(names, False)
 
-        def value(active):
+        def value(active: list[Array], x: Data, params: Params) -> Array:
             replaced = iter(active)
             full = [
                 next(replaced) if is_active else jnp.zeros(leaf.shape, leaf.dtype)
                 for is_active, leaf in zip(floating, leaves, strict=True)
             ]
-            return self.log_joint(x_, jax.tree.unflatten(treedef, full), *self.model_args(params_))
+            return self.log_joint(x, jax.tree.unflatten(treedef, full), *self.model_args(params))
 
-        x_, params_ = x, params
         active = [leaf for ok, leaf in zip(floating, leaves, strict=True) if ok]
         try:
-            jaxpr = jax.make_jaxpr(jax.grad(value))(active).jaxpr
+            jaxpr = jax.make_jaxpr(jax.grad(value))(active, x, params).jaxpr
         except (ValueError, NotImplementedError):
             return dict.fromkeys(names, False)
         usable = iter([not _is_zero(out, jaxpr) for out in jaxpr.outvars])
@@ -156,8 +167,8 @@ def _check_log_joint(problem: Problem, params: Params, x: Data, z: Latents) -> N
     described = shapes(z, "latents")
     try:
         closed = jax.make_jaxpr(
-            lambda draw: problem.log_joint(x, draw, *problem.model_args(params))
-        )(z)
+            lambda draw, x, params: problem.log_joint(x, draw, *problem.model_args(params))
+        )(z, x, params)
     except KeyError as error:
         raise ValueError(
             f"log_joint reads latent {error}, which the guide does not have; the guide's latents "
@@ -191,4 +202,4 @@ def _unread(jaxpr: Any, names: list[str]) -> list[str]:
     for equation in reversed(jaxpr.eqns):
         if needed.intersection(equation.outvars):
             needed.update(var for var in equation.invars if not hasattr(var, "val"))
-    return [name for name, var in zip(names, jaxpr.invars, strict=True) if var not in needed]
+    return [name for name, var in zip(names, jaxpr.invars, strict=False) if var not in needed]

@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping
 
-import jax
 import jax.numpy as jnp
 from jax import Array
 from jax.lax import stop_gradient
@@ -14,7 +13,7 @@ from bbvi._types import Data, Params, PyTree
 from bbvi.estimators.base import Estimator, SurrogateEstimator, check_elbo, check_pathwise
 from bbvi.estimators.reparameterization import Reparameterization, check_entropy
 from bbvi.estimators.score_function import ScoreFunction
-from bbvi.problem import Problem
+from bbvi.problem import Problem, over_draws
 
 
 @dataclasses.dataclass(frozen=True, init=False)
@@ -93,9 +92,10 @@ class PerSite(SurrogateEstimator):
         z = problem.sample(noise, params, x)
         z = guide.stop_gradient(z, score)
         log_p = problem.log_p(params, x, z)
-        log_q = jax.vmap(lambda draw: guide.site_log_probs(phi, x, draw))(z)
-        frozen = jax.vmap(lambda draw: guide.site_log_probs(stop_gradient(phi), x, draw))(z)
-        entropies = jax.vmap(lambda draw: guide.site_entropies(phi, x, draw))(z)
+        fixed = stop_gradient(phi)
+        log_q = over_draws(lambda draw: guide.site_log_probs(phi, x, draw), z)
+        frozen = over_draws(lambda draw: guide.site_log_probs(fixed, x, draw), z)
+        entropies = over_draws(lambda draw: guide.site_entropies(phi, x, draw), z)
         log_weights = stop_gradient(log_p - sum(log_q.values()))
 
         scalar, next_state = log_p, {}

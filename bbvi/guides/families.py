@@ -52,15 +52,18 @@ class Family(abc.ABC):
         return key
 
     def sample(self, noise: PyTree, params: PyTree) -> Array:
-        return self.distribution(params).sample(seed=noise)
+        with jax.numpy_rank_promotion("allow"):  # distrax relies on it
+            return self.distribution(params).sample(seed=noise)
 
     def log_prob(self, params: PyTree, z: Array) -> Array:
-        return jnp.sum(self.distribution(params).log_prob(z))
+        with jax.numpy_rank_promotion("allow"):
+            return jnp.sum(self.distribution(params).log_prob(z))
 
     def entropy(self, params: PyTree, z: Array) -> Array:
         """A scalar whose expectation over z is the entropy; here the closed form."""
         del z
-        return jnp.sum(self.distribution(params).entropy())
+        with jax.numpy_rank_promotion("allow"):
+            return jnp.sum(self.distribution(params).entropy())
 
 
 def _spread(key: Key, shape: tuple[int, ...]) -> Array:
@@ -100,7 +103,8 @@ class LocationScale(Family):
         raise NotImplementedError("location-scale families work through their standard form")
 
     def base_noise(self, key: Key) -> Array:
-        return self.standard().sample(seed=key, sample_shape=self.unconstrained_shape)
+        with jax.numpy_rank_promotion("allow"):
+            return self.standard().sample(seed=key, sample_shape=self.unconstrained_shape)
 
     def sample(self, noise: Array, params: PyTree) -> Array:
         return self.support.constrain(params["loc"] + jnp.exp(params["log_scale"]) * noise)
@@ -108,13 +112,15 @@ class LocationScale(Family):
     def log_prob(self, params: PyTree, z: Array) -> Array:
         u = self.support.unconstrain(z)
         standardized = (u - params["loc"]) * jnp.exp(-params["log_scale"])
-        log_q = self.standard().log_prob(standardized) - params["log_scale"]
+        with jax.numpy_rank_promotion("allow"):
+            log_q = self.standard().log_prob(standardized) - params["log_scale"]
         return jnp.sum(log_q) - self.support.log_det(u)
 
     def entropy(self, params: PyTree, z: Array) -> Array:
         # Entropy of the unconstrained variable in closed form, plus the bijector's volume at the draw.
         log_scale = params["log_scale"]
-        base = jnp.sum(log_scale) + log_scale.size * self.standard().entropy()
+        with jax.numpy_rank_promotion("allow"):
+            base = jnp.sum(log_scale) + log_scale.size * self.standard().entropy()
         return base + self.support.log_det(self.support.unconstrain(z))
 
 

@@ -13,6 +13,7 @@ import numpy as np
 import optax
 from jax import Array
 
+from bbvi._tree import abstract
 from bbvi._types import Data, Key, LogJoint, Params, PyTree
 from bbvi.diagnostics import monte_carlo_mean
 from bbvi.estimators import Estimator, default_estimator
@@ -135,17 +136,15 @@ def fit(
     else:
         params = init_state.params
 
-    one = jax.eval_shape(lambda p: jax.tree.map(lambda a: a[0], p) if is_batched else p, params)
-    check_problem(problem, one, x)
-    resolved = as_estimator(estimator) or default_estimator(problem, one, x)
-    resolved.validate(problem, one, x)
+    one = jax.tree.map(lambda leaf: leaf[0], params) if is_batched else params
+    resolved = _prepare(problem, as_estimator(estimator), *abstract((one, x)))
     algorithm = Algorithm(problem, resolved, chosen, nonfinite, trace_fn)
 
     run_keys = jax.random.split(keys[1], num_restarts) if is_batched else keys[1]
     state = start(algorithm, run_keys, x, params, is_batched=is_batched)
     if init_state is not None:
         _check_resume(init_state, state)
-        state = jax.tree.map(jnp.copy, init_state)  # the loop reuses the memory of its state
+        state = init_state
 
     rule = stopping if stopping or num_steps else Plateau()
     loop = Loop(algorithm, x, num_steps or MAX_STEPS, rule, optimizer is None, is_batched)
@@ -193,6 +192,18 @@ def _check_options(
         raise TypeError(f"stopping must be a bbvi.Plateau, got {stopping!r}.")
     if init_state is not None and not isinstance(init_state, FitState):
         raise TypeError(f"init_state must be the .state of a result, got {init_state!r}.")
+
+
+@functools.lru_cache(maxsize=1024)
+def _prepare(
+    problem: Problem, estimator: Estimator | None, treedef: Any, shapes: tuple[Any, ...]
+) -> Estimator:
+    """Check everything that shapes decide and choose the estimator; once per configuration."""
+    params, x = jax.tree.unflatten(treedef, shapes)
+    check_problem(problem, params, x)
+    resolved = estimator or default_estimator(problem, params, x)
+    resolved.validate(problem, params, x)
+    return resolved
 
 
 def _initial(

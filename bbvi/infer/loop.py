@@ -30,7 +30,7 @@ class Progress(NamedTuple):
       step: steps taken so far in this call.
       num_steps: steps at most.
       loss: losses of the steps since the last call, ``[n]`` (``[R, n]`` with restarts).
-      state: the current state; copy what you keep, its memory is reused.
+      state: the current state.
     """
 
     step: int
@@ -80,17 +80,15 @@ class Loop:
         first = np.asarray(state.step)
         records: list[Record] = []
         done, since, size = 0, 0, length  # since: where the current rate began
-        status = "max_steps"
+        status, is_guarded = "max_steps", False
         bar = tqdm(total=self.num_steps, disable=not progress, unit="step", leave=False)
         try:
             while done < self.num_steps and status == "max_steps":
                 boundary = self._next_boundary(done, since)
                 count = min(size, length, boundary - done)
                 began = time.perf_counter()
-                state, outputs = run_chunk(
-                    self.algorithm, state, self.x, count, is_batched=self.is_batched
-                )
-                records.append(self._read(outputs, count))
+                state, record, is_guarded = self._chunk(state, count, is_guarded=is_guarded)
+                records.append(record)
                 size = _next_size(count, time.perf_counter() - began)
                 taken = np.asarray(state.step) - first
                 done += count
@@ -108,6 +106,23 @@ class Loop:
         finally:
             bar.close()
         return status, state, self._join(records, np.asarray(state.step) - first)
+
+    def _chunk(
+        self, state: FitState, count: int, *, is_guarded: bool
+    ) -> tuple[FitState, Record, bool]:
+        """Take ``count`` steps; once one was not finite, again and from then on guarded."""
+        batched = {"is_batched": self.is_batched}
+        if not is_guarded:
+            next_state, outputs = run_chunk(
+                self.algorithm, state, self.x, count, is_guarded=False, **batched
+            )
+            record = self._read(outputs, count)
+            if np.isfinite(record.loss).all() and np.isfinite(record.gradient_norm).all():
+                return next_state, record, False
+        state, outputs = run_chunk(
+            self.algorithm, state, self.x, count, is_guarded=True, **batched
+        )
+        return state, self._read(outputs, count), True
 
     def _read(self, outputs: Any, count: int) -> Record:
         """The chunk's records on the host; this is where the host waits for the device."""

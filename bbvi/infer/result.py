@@ -63,19 +63,37 @@ class Restarts(NamedTuple):
     states: FitState
 
 
-@functools.partial(jax.jit, static_argnames=("problem", "num_samples"))
-def _draw(problem: Problem, key: Key, params: Params, x: Data, num_samples: int) -> Latents:
-    return problem.sample(problem.base_noise(key, num_samples), params, x)
+# Draws are made this many at a time: it bounds the memory of a large request, and keeps clear of
+# a miscompilation of XLA on CPU (jaxlib 0.10.2), which gives wrong values for some reductions
+# over more than 16,384 rows, such as vmap of sum((a - 1) * log(z)).
+DRAW_BATCH = 4096
 
 
 @functools.partial(jax.jit, static_argnames=("problem", "num_samples"))
-def draw_log_weights(
+def _draw(
+    problem: Problem, key: Key, params: Params, x: Data, num_samples: int
+) -> tuple[Latents, Array]:
+    """Draws ``[S, ...]`` and their log densities ``[S]``."""
+
+    def one(key: Key) -> tuple[Latents, Array]:
+        noise = problem.guide.base_noise(key)
+        return problem.guide.sample_and_log_prob(noise, params.guide, x)
+
+    return jax.lax.map(one, jax.random.split(key, num_samples), batch_size=DRAW_BATCH)
+
+
+@functools.partial(jax.jit, static_argnames=("problem", "num_samples"))
+def _log_weights(
     problem: Problem, key: Key, params: Params, x: Data, num_samples: int
 ) -> Array:
     """Log weights ``[S]`` at fresh draws."""
-    noise = problem.base_noise(key, num_samples)
-    z, log_q = problem.sample_and_log_q(noise, params, x)
-    return problem.log_p(params, x, z) - log_q
+    z, log_q = _draw(problem, key, params, x, num_samples)
+    log_p = jax.lax.map(
+        lambda draw: problem.log_joint(x, draw, *problem.model_args(params)),
+        z,
+        batch_size=DRAW_BATCH,
+    )
+    return log_p - log_q
 
 
 @functools.partial(jax.jit, static_argnames=("problem",))
@@ -137,7 +155,8 @@ class FitResult:
         Returns:
           A pytree like the latents, every leaf with a leading axis S.
         """
-        return _draw(self.problem, check_key(key), self.params, self.x, _positive(num_samples))
+        key, num_samples = check_key(key), _positive(num_samples)
+        return _draw(self.problem, key, self.params, self.x, num_samples)[0]
 
     def log_prob(self, z: Latents) -> Array:
         """Log density of ONE value of the latents under the approximate posterior, a scalar."""
@@ -146,7 +165,7 @@ class FitResult:
     def log_weights(self, key: Key, num_samples: int) -> Array:
         """``log p(x, z) - log q(z)`` at fresh draws, ``[S]``."""
         key, num_samples = check_key(key), _positive(num_samples)
-        return draw_log_weights(self.problem, key, self.params, self.x, num_samples)
+        return _log_weights(self.problem, key, self.params, self.x, num_samples)
 
     def elbo(self, key: Key, num_samples: int = 1000) -> MonteCarlo:
         """The evidence lower bound at fresh draws, with its Monte Carlo standard error.

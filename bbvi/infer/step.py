@@ -28,7 +28,7 @@ NonFinite = Literal["raise", "skip", "stop"]
 # step, and one large call is far cheaper than many small ones.
 MAX_CHUNK = 10_000
 MAX_BLOCK = 100
-BLOCK_ENTRIES = 1 << 18
+BLOCK_ENTRIES = 1 << 17
 RECORD_ENTRIES = 1 << 24
 
 
@@ -99,52 +99,45 @@ class Algorithm:
         """Randomness of step number ``step``."""
         return self.resolve(state.params, x).draw(jax.random.fold_in(state.key, step), self.problem)
 
-    def step(
-        self, state: FitState, x: Data, noise: PyTree, halted: Array | bool = False
-    ) -> tuple[FitState, StepInfo]:
-        """One step with given randomness; a halted or non-finite step changes no parameter."""
-        estimator = self.resolve(state.params, x)
-        estimate, estimator_state = estimator.estimate(
+    def step(self, state: FitState, x: Data, noise: PyTree) -> tuple[FitState, StepInfo]:
+        """One step with given randomness, whatever its loss and gradient are."""
+        estimate, estimator_state = self.resolve(state.params, x).estimate(
             noise, self.problem, state.params, x, state.estimator_state
         )
-        # One reduction serves the norm and the check: NaN and infinity both survive a sum of
-        # squares (so does a norm beyond the largest float, which is a divergence as well).
-        squares = [jnp.sum(jnp.square(g)) for g in jax.tree.leaves(estimate.grads)]
+        updates, opt_state = self.optimizer.transformation.update(
+            estimate.grads, state.opt_state, state.params, value=estimate.loss
+        )
+        updates = jax.tree.map(lambda u: u * state.rate.astype(u.dtype), updates)
+        # NaN and infinity both survive a sum of squares, so the norm shows whether the gradient
+        # is finite (a norm beyond the largest float does not pass either: that is a divergence).
+        squares = [jnp.vdot(g, g) for g in jax.tree.leaves(estimate.grads)]
         gradient_norm = jnp.sqrt(sum(squares, jnp.zeros(())))
-        finite = jnp.isfinite(estimate.loss) & jnp.isfinite(gradient_norm)
-        applied = finite & jnp.logical_not(halted)
-
-        def update(params: Params, opt_state: Any, _: PyTree) -> tuple[Params, Any, PyTree]:
-            updates, opt_state = self.optimizer.transformation.update(
-                estimate.grads, opt_state, params, value=estimate.loss
-            )
-            updates = jax.tree.map(lambda u: u * state.rate.astype(u.dtype), updates)
-            return optax.apply_updates(params, updates), opt_state, estimator_state
-
-        # A branch, not a select: a select would copy every array of the state at every step.
-        params, opt_state, estimator_state = jax.lax.cond(
-            applied,
-            update,
-            lambda *old: old,
-            *(state.params, state.opt_state, state.estimator_state),
-        )
-        counts = applied | (jnp.logical_not(halted) & (self.nonfinite == "skip"))
-        next_state = state._replace(
-            step=state.step + counts,
-            params=params,
-            opt_state=opt_state,
-            estimator_state=estimator_state,
-            skipped=state.skipped + (counts & ~finite),
-        )
         info = StepInfo(
             estimate.loss,
             gradient_norm,
-            finite,
+            jnp.isfinite(estimate.loss) & jnp.isfinite(gradient_norm),
             estimate.log_weights,
             state.params,
             estimate.grads,
         )
+        next_state = state._replace(
+            step=state.step + 1,
+            params=optax.apply_updates(state.params, updates),
+            opt_state=opt_state,
+            estimator_state=estimator_state,
+        )
         return next_state, info
+
+    def guarded_step(
+        self, state: FitState, x: Data, noise: PyTree, halted: Array | bool = False
+    ) -> tuple[FitState, StepInfo]:
+        """One step that leaves parameters as they were when halted or not finite."""
+        stepped, info = self.step(state, x, noise)
+        applied = info.finite & jnp.logical_not(halted)
+        counted = applied | (jnp.logical_not(halted) & (self.nonfinite == "skip"))
+        kept = jax.tree.map(lambda new, old: jnp.where(applied, new, old), stepped, state)
+        skipped = state.skipped + (counted & ~applied)
+        return kept._replace(step=state.step + counted, skipped=skipped), info
 
 
 def as_estimator(estimator: Any) -> Estimator | None:
@@ -213,7 +206,7 @@ def make_step(
         return algorithm.init(run_key, x, full)
 
     def step(state: FitState, x: Data = None) -> tuple[FitState, StepInfo]:
-        return algorithm.step(state, x, algorithm.draw(state, state.step, x))
+        return algorithm.guarded_step(state, x, algorithm.draw(state, state.step, x))
 
     return init, step
 
@@ -224,7 +217,7 @@ def initial_params(
     """Parameters to start from: the guide's own, or the given ones after a check of their form."""
     own = jax.eval_shape(problem.guide.init, key, x)
     if guide_params is None:
-        return problem.init(key, x, jax.tree.map(jnp.array, model_params))
+        return problem.init(key, x, jax.tree.map(jnp.asarray, model_params))
     wanted = {n: leaf.shape for n, leaf in named_leaves(own, "guide").items()}
     got = {n: jnp.shape(leaf) for n, leaf in named_leaves(guide_params, "guide").items()}
     if got != wanted or jax.tree.structure(own) != jax.tree.structure(guide_params):
@@ -232,8 +225,7 @@ def initial_params(
             f"init_params do not fit the guide: got {got}, expected {wanted}; make them with "
             "guide.params_at(z, scale) or guide.init(key, x)."
         )
-    # Copies: the compiled chunk reuses the memory of the state it is given.
-    return Params(*jax.tree.map(jnp.array, (guide_params, model_params)))
+    return Params(*jax.tree.map(jnp.asarray, (guide_params, model_params)))
 
 
 @functools.partial(jax.jit, static_argnames=("algorithm", "is_batched"))
@@ -243,42 +235,56 @@ def start(algorithm: Algorithm, key: Key, x: Data, params: Params, *, is_batched
     return jax.vmap(init)(key, params=params) if is_batched else init(key, params=params)
 
 
-@functools.partial(
-    jax.jit, static_argnames=("algorithm", "is_batched"), donate_argnames=("state",)
-)
+@functools.partial(jax.jit, static_argnames=("algorithm", "is_batched", "is_guarded"))
 def run_chunk(
-    algorithm: Algorithm, state: FitState, x: Data, num_steps: Array, *, is_batched: bool
+    algorithm: Algorithm,
+    state: FitState,
+    x: Data,
+    num_steps: Array,
+    *,
+    is_batched: bool,
+    is_guarded: bool,
 ) -> tuple[FitState, tuple[Array, Array, PyTree]]:
-    """Run ``num_steps <= chunk_shape`` steps as one program.
+    """Run ``num_steps``, at most the product of ``chunk_shape``, as one program.
+
+    Checking every step before applying it costs up to a quarter of a step (the gradient must be
+    written out and reduced first), so a chunk first runs unguarded. Only if its record shows a
+    loss or norm that is not finite is it run again, guarded, from the state it began with, which
+    is why that state is not donated. Steps have their own keys: the second run repeats the first.
 
     Args:
       algorithm: what to run.
-      state: where from; its buffers are reused.
+      state: where from.
       x: data.
       num_steps: traced, so that any number runs without compiling again.
       is_batched: whether the state has a leading axis of restarts.
+      is_guarded: whether a step that is not finite leaves the state as it was; unless the policy
+        is to skip it, the state then stays so for the rest of the chunk.
 
     Returns:
       The state, and per step (padded to the chunk's length): losses, gradient norms, outputs of
-      ``trace_fn``. When a step is not finite and the policy is not to skip it, the state stays as
-      it was before that step for the rest of the chunk.
+      ``trace_fn``.
     """
-    run = functools.partial(_run_chunk, algorithm, x=x, num_steps=num_steps)
+    run = functools.partial(
+        _run_chunk, algorithm, x=x, num_steps=num_steps, is_guarded=is_guarded
+    )
     return jax.vmap(run)(state) if is_batched else run(state)
 
 
 def _run_chunk(
-    algorithm: Algorithm, state: FitState, *, x: Data, num_steps: Array
+    algorithm: Algorithm, state: FitState, *, x: Data, num_steps: Array, is_guarded: bool
 ) -> tuple[FitState, tuple[Array, Array, PyTree]]:
     first = state.step
     num_blocks, block = chunk_shape(algorithm, state, x)
-    halts = algorithm.nonfinite != "skip"
 
     def take(carry: tuple[FitState, Array], noise: PyTree) -> tuple[Any, Any]:
         state, halted = carry
-        state, info = algorithm.step(state, x, noise, halted)
+        if is_guarded:
+            state, info = algorithm.guarded_step(state, x, noise, halted)
+            halted = halted | (~info.finite & (algorithm.nonfinite != "skip"))
+        else:
+            state, info = algorithm.step(state, x, noise)
         traced = () if algorithm.trace_fn is None else algorithm.trace_fn(info)
-        halted = (halted | ~info.finite) if halts else halted
         return (state, halted), (info.loss, info.gradient_norm, traced)
 
     def run_block(carry: Any, start: Array) -> tuple[Any, Any]:
