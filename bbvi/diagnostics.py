@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import NamedTuple
 
 import jax
@@ -22,7 +23,11 @@ class MonteCarlo(NamedTuple):
     standard_error: float
 
     def __str__(self) -> str:
-        return f"{self.value:.4g} ± {self.standard_error:.2g}"
+        if not (math.isfinite(self.value) and 0 < self.standard_error < math.inf):
+            return f"{self.value:.6g} ± {self.standard_error:.2g}"
+        # Two significant digits of the error decide how many of the value mean anything.
+        digits = max(0, 1 - math.floor(math.log10(self.standard_error)))
+        return f"{self.value:.{digits}f} ± {self.standard_error:.{digits}f}"
 
 
 def monte_carlo_mean(values: Array) -> MonteCarlo:
@@ -41,7 +46,7 @@ def monte_carlo_mean(values: Array) -> MonteCarlo:
       >>> import jax.numpy as jnp
       >>> from bbvi.diagnostics import monte_carlo_mean
       >>> print(monte_carlo_mean(jnp.array([1.0, 2.0, 3.0])))
-      2 ± 0.58
+      2.00 ± 0.58
     """
     values = np.asarray(values, np.float64)
     if values.size < 2:

@@ -230,6 +230,7 @@ def _check_step(estimator: Estimator, problem: Problem, params: Params) -> None:
     )
 
 
+@jax.debug_key_reuse(False)  # base noise may be a key, and here one draw is made in many ways
 def check_guide(guide: Guide, x: Data = None, *, num_samples: int = 10_000) -> None:
     """Raise unless a guide's parts agree with each other.
 

@@ -24,22 +24,14 @@ def _looped(init: Any, step: Any, x: Any, restarts: int) -> Run:
 
     @functools.partial(jax.jit, static_argnums=2)
     def loop(key: jax.Array, x: Any, num_steps: int) -> jax.Array:
-        init_key, step_key = jax.random.split(key)
-        keys = jax.random.split(step_key, num_steps)
-        return jax.lax.scan(lambda state, key: step(state, key, x), init(init_key, x), keys)[1]
+        def one(key: jax.Array) -> jax.Array:
+            init_key, step_key = jax.random.split(key)
+            keys = jax.random.split(step_key, num_steps)
+            return jax.lax.scan(lambda state, key: step(state, key, x), init(init_key, x), keys)[1]
 
-    def run(num_steps: int, seed: int) -> np.ndarray:
-        key = jax.random.key(seed)
-        if restarts > 1:
-            keys = jax.random.split(key, restarts)
-            return np.asarray(batched(keys, x, num_steps)).T
-        return np.asarray(loop(key, x, num_steps))
+        return one(key) if restarts == 1 else jax.vmap(one)(jax.random.split(key, restarts)).T
 
-    @functools.partial(jax.jit, static_argnums=2)
-    def batched(keys: jax.Array, x: Any, num_steps: int) -> jax.Array:
-        return jax.vmap(lambda key: loop(key, x, num_steps))(keys)
-
-    return run
+    return lambda num_steps, seed: np.asarray(loop(jax.random.key(seed), x, num_steps))
 
 
 def numpyro_scan(problem: Problem, x: Any) -> Run | None:
@@ -55,7 +47,15 @@ def numpyro_scan(problem: Problem, x: Any) -> Run | None:
     def step(state: Any, key: jax.Array, x: Any) -> tuple[Any, jax.Array]:
         return svi.update(state, rows(x, key))
 
-    return _looped(lambda key, x: svi.init(key, rows(x, key)), step, x, problem.restarts)
+    # The first init of a guide keeps what it traces, so it may not happen under jit.
+    first = functools.cache(lambda: svi.init(jax.random.key(0), rows(x, jax.random.key(0))))
+    looped = _looped(lambda key, x: svi.init(key, rows(x, key)), step, x, problem.restarts)
+
+    def run(num_steps: int, seed: int) -> np.ndarray:
+        first()
+        return looped(num_steps, seed)
+
+    return run
 
 
 def numpyro_run(problem: Problem, x: Any) -> Run | None:

@@ -12,12 +12,12 @@ import models
 DEFAULT = ("breast_cancer", "radon")
 
 
-def run(name: str, guide: str, output: pathlib.Path, num_steps: int | None) -> bbvi.FitResult:
+def run(name: str, guide: str | None, output: pathlib.Path, num_steps: int | None) -> bbvi.FitResult:
     """Fits one target, prints verdict and posterior table, and writes a picture.
 
     Args:
         name: Registered name of the target.
-        guide: Which of its guides to use.
+        guide: Which of its guides to use; by default full_rank where it has one.
         output: Folder for the picture.
         num_steps: Steps to take; the run stops by itself when None.
 
@@ -25,6 +25,7 @@ def run(name: str, guide: str, output: pathlib.Path, num_steps: int | None) -> b
         The result of the fit.
     """
     target = models.get(name)
+    guide = guide or ("full_rank" if "full_rank" in target.guides else next(iter(target.guides)))
     if guide not in target.guides:
         raise SystemExit(f"{name} has guides {sorted(target.guides)}, not {guide!r}.")
     print(f"\n== {name}, {guide} ==\n{target.source}")
@@ -68,7 +69,7 @@ def main() -> None:
     """Reads the command line."""
     parser = argparse.ArgumentParser(prog="python -m models", description=__doc__)
     parser.add_argument("names", nargs="*", default=DEFAULT, help=f"any of {models.names()}")
-    parser.add_argument("--guide", default="mean_field")
+    parser.add_argument("--guide", help="by default full_rank where the target has it")
     parser.add_argument("--num-steps", type=int, default=None)
     parser.add_argument("--output", type=pathlib.Path, default=pathlib.Path("output"))
     arguments = parser.parse_args()

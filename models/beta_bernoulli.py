@@ -9,7 +9,9 @@ from models.registry import Reference, Target, register
 
 
 def log_joint(x, z):
-    r"""$\log \mathrm{Beta}(p; a, b) + \sum_n \log \mathrm{Bernoulli}(y_n; p)$.
+    r"""A Beta prior and independent Bernoulli outcomes.
+
+    .. math:: \log \mathrm{Beta}(p; a, b) + \sum_n \log \mathrm{Bernoulli}(y_n; p)
 
     Args:
         x: `outcomes` (N,) of zeros and ones, prior shapes `a` () and `b` ().

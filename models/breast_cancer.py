@@ -11,7 +11,9 @@ from models.registry import Reference, Target, register
 
 
 def log_joint(x, z):
-    r"""$\log N(w; 0, I) + \sum_n \log \sigma((2 y_n - 1) f_n^\top w)$.
+    r"""Independent standard Gaussian weights and a logistic likelihood.
+
+    .. math:: \log N(w; 0, I) + \sum_n \log \sigma((2 y_n - 1) f_n^\top w)
 
     Args:
         x: `features` (569, 31), of which the first is one, and `labels` (569,), zero or one.
@@ -68,7 +70,7 @@ def run_nuts(num_samples=10_000, num_chains=4, seed=0):
     from numpyro import diagnostics, infer
     from scipy import special, stats
 
-    with jax.enable_x64(True):
+    with jax.enable_x64(True):  # noqa: FBT003
         x = data()
         kernel = infer.NUTS(potential_fn=lambda z: -log_joint(x, z))
         mcmc = infer.MCMC(

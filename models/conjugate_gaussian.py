@@ -11,7 +11,9 @@ from models.registry import Reference, Target, register
 
 
 def log_joint(x, z):
-    r"""$\log N(\mu; 0, I) + \sum_n \log N(y_n; \mu, L L^\top)$.
+    r"""A standard Gaussian prior and Gaussian observations with known covariance.
+
+    .. math:: \log N(\mu; 0, I) + \sum_n \log N(y_n; \mu, L L^\top)
 
     Args:
         x: `observations` (N, D) and `noise_tril` (D, D), the lower Cholesky factor L.
@@ -62,8 +64,8 @@ def low_rank():
 def posterior():
     r"""Returns mean (D,) and covariance (D, D) of the posterior.
 
-    With $\Sigma = L L^\top$ they are $V \Sigma^{-1} \sum_n y_n$ and
-    $V = (I + N \Sigma^{-1})^{-1}$.
+    With :math:`\Sigma = L L^\top` they are :math:`V \Sigma^{-1} \sum_n y_n` and
+    :math:`V = (I + N \Sigma^{-1})^{-1}`.
     """
     x = _arrays()
     y, noise_tril = x["observations"], x["noise_tril"]

@@ -16,7 +16,12 @@ def _log_prior(z):
 
 
 def log_joint_centered(x, z):
-    r"""$\log p(\mu, \tau) + \sum_j \log N(\theta_j; \mu, \tau) + \log N(y_j; \theta_j, \sigma_j)$.
+    r"""Effects drawn around a common mean, and measured with known errors.
+
+    .. math::
+        \log p(\mu, \tau) + \sum_j \log N(\theta_j; \mu, \tau) + \log N(y_j; \theta_j, \sigma_j)
+
+    The priors are :math:`\mu \sim N(0, 5)` and :math:`\tau` half-Cauchy(5).
 
     Args:
         x: effects `y` (8,) and their standard errors `sigma` (8,).
@@ -27,7 +32,7 @@ def log_joint_centered(x, z):
 
 
 def log_joint_noncentered(x, z):
-    r"""The same model in $t_j = (\theta_j - \mu) / \tau$, which are standard Gaussian a priori.
+    r"""The same model in standard Gaussian coordinates :math:`t_j = (\theta_j - \mu) / \tau`.
 
     Args:
         x: effects `y` (8,) and their standard errors `sigma` (8,).

@@ -11,7 +11,9 @@ NUM_COMPONENTS = 2
 
 
 def log_joint(x, z, theta):
-    r"""$\sum_n \log N(u_n; 0, I) + \log N(y_n; W u_n + m, \sigma^2 I)$.
+    r"""One latent pair for each flower, and a linear Gaussian likelihood.
+
+    .. math:: \sum_n \log N(u_n; 0, I) + \log N(y_n; W u_n + m, \sigma^2 I)
 
     Args:
         x: `measurements` (150, 4).
@@ -56,11 +58,11 @@ def mean_field():
 def reference():
     r"""Maximises log p(x; theta) in closed form.
 
-    The sample covariance has eigenvalues l_1 >= l_2 >= ... and eigenvectors V.
-    With D = 4 and K = 2, $\sigma^2$ is the mean of the last D - K eigenvalues, $W = V_K (\Lambda_K
-    - \sigma^2 I)^{1/2}$ up to a rotation, m the sample mean, and the maximum is
+    The sample covariance has eigenvalues :math:`l_1 \ge \dots \ge l_D` and eigenvectors V. With
+    K components, :math:`\sigma^2` is the mean of the last D - K eigenvalues, m the sample mean,
+    :math:`W = V_K (\Lambda_K - \sigma^2 I)^{1/2}` up to a rotation, and the maximum is
 
-    $$-\tfrac N 2 \bigl(D \log 2\pi + \sum_{i \le K} \log l_i + (D - K) \log \sigma^2 + D\bigr).$$
+    .. math:: -\frac N2 (D \log 2\pi + \sum_{i \le K} \log l_i + (D - K) \log \sigma^2 + D)
 
     Mean and deviation of u are those of the posterior at this W, which has diagonal covariance.
 

@@ -15,7 +15,9 @@ NUM_COMPONENTS = 3
 
 
 def log_joint(x, z):
-    r"""$\log p(\pi, \mu, \sigma) + \sum_n \log \pi_{c_n} + \log N(y_n; \mu_{c_n}, \sigma)$.
+    r"""A mixture whose weights, means and common deviation are latent too.
+
+    .. math:: \log p(\pi, \mu, \sigma) + \sum_n \log \pi_{c_n} + \log N(y_n; \mu_{c_n}, \sigma)
 
     The weights have a uniform Dirichlet prior, the means independent N(1, 1) priors restricted to
     increasing order (hence log 3!), and the common deviation a half-normal(1) prior.
@@ -112,7 +114,9 @@ def reference():
 
 
 def log_joint_small(x, z):
-    r"""$\sum_n \log \pi_{c_n} + \log N(y_n; \mu_{c_n}, \sigma)$ with known parameters.
+    r"""The likelihood alone: weights, means and deviation are known.
+
+    .. math:: \sum_n \log \pi_{c_n} + \log N(y_n; \mu_{c_n}, \sigma)
 
     Args:
         x: `width` (N,), `weights` (K,), `means` (K,) and `scale` ().

@@ -10,7 +10,9 @@ from models.registry import Reference, Target, register
 
 
 def log_joint(x, z):
-    r"""$\log p(z_1) + \sum_{t>1} \log P_{z_{t-1} z_t} + \sum_t \log N(y_t; \mu_{z_t}, \sigma)$.
+    r"""A Markov chain of states, each seen through Gaussian noise.
+
+    .. math:: \log p(z_1) + \sum_{t>1} \log P_{z_{t-1} z_t} + \sum_t \log N(y_t; \mu_{z_t}, \sigma)
 
     Args:
         x: `flow` (T,), `initial` (K,), `transition` (K, K) with rows that sum to one, `means` (K,)

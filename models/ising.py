@@ -13,7 +13,9 @@ SHAPE = (3, 4)
 
 
 def log_joint(x, z):
-    r"""$J \sum_{i \sim j} s_i s_j + h \sum_i s_i$ with $s = 2 b - 1$: not normalised.
+    r"""Minus the energy of a grid of spins :math:`s = 2 b - 1`: not normalised.
+
+    .. math:: J \sum_{i \sim j} s_i s_j + h \sum_i s_i
 
     Args:
         x: `coupling` J () and `field` h ().

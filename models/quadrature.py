@@ -35,7 +35,7 @@ def adaptive_gauss_hermite(
 
     The product rule is laid out along the Cholesky factor L of a covariance,
 
-    $$\int p(u) du \approx |L| \sum_i w_i e^{|t_i|^2 / 2} p(m + L t_i),$$
+    .. math:: \int p(u) du \approx |L| \sum_i w_i e^{|t_i|^2 / 2} p(m + L t_i)
 
     the moments under the rule replace (m, L L'), and so on.
 

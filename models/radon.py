@@ -15,10 +15,13 @@ NUM_COUNTIES = 85
 
 
 def log_joint(x, z):
-    r"""$\log p(z) + \sum_n \log N(y_n; \alpha_{c(n)} + \beta_1 u_n + \beta_2 f_n, \sigma_y)$.
+    r"""A regression of log radon with an intercept for each county.
 
-    The intercepts are $\alpha_c = \mu_\alpha + \sigma_\alpha r_c$ with $r_c \sim N(0, 1)$; the
-    priors are $\mu_\alpha, \beta \sim N(0, 10)$ and half-normal(1) for both deviations.
+    .. math:: \log p(z) + \sum_n \log N(y_n; \alpha_{c(n)} + \beta_1 u_n + \beta_2 f_n, \sigma_y)
+
+    The intercepts are :math:`\alpha_c = \mu_\alpha + \sigma_\alpha r_c`. The priors are
+    :math:`r_c \sim N(0, 1)`, :math:`\mu_\alpha, \beta \sim N(0, 10)`, and half-normal(1) for both
+    deviations.
 
     Args:
         x: `county` (919,) of integers, `log_uppm` (919,), `floor` (919,), `log_radon` (919,).
@@ -73,10 +76,11 @@ def low_rank():
 def given_scales(x, sigma_alpha, sigma_y):
     r"""Solves the model given its two deviations, where it is linear and Gaussian.
 
-    With coefficients $b = (\mu_\alpha, \beta, r) \sim N(0, S)$ and $y = X b + \epsilon$, the
-    posterior precision is $A = S^{-1} + X^\top X / \sigma_y^2$, and
+    The coefficients :math:`b = (\mu_\alpha, \beta, r) \sim N(0, S)` enter as :math:`y = X b +
+    \epsilon`. Their posterior has precision :math:`A = S^{-1} + X^\top X / \sigma_y^2`, and with
+    its mean m
 
-    $$-2 \log p(y) = N \log 2\pi\sigma_y^2 + \log|S A| + y^\top y / \sigma_y^2 - m^\top A m.$$
+    .. math:: -2 \log p(y) = N \log 2\pi\sigma_y^2 + \log|S A| + y^\top y / \sigma_y^2 - m^\top A m
 
     Args:
         x: The data as float64 NumPy arrays.

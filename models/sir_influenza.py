@@ -18,7 +18,7 @@ LATENTS = ("infection_rate", "recovery_rate", "inverse_dispersion")
 def simulate(infection_rate, recovery_rate, num_pupils, *, num_days, steps_per_day=10):
     r"""Solves the SIR equations from one infected pupil, by the classical Runge-Kutta method.
 
-    $$\dot S = -\beta S I / N, \quad \dot I = \beta S I / N - \gamma I.$$
+    .. math:: \dot S = -\beta S I / N, \quad \dot I = \beta S I / N - \gamma I
 
     Args:
         infection_rate: beta per day, any shape.
@@ -70,11 +70,13 @@ def simulate_in_jax(infection_rate, recovery_rate, num_pupils, *, num_days):
 
 
 def log_joint(x, z):
-    r"""$\log p(z) + \sum_t \log \mathrm{NegBin}(y_t; I_t(\beta, \gamma), 1 / \kappa)$.
+    r"""A simulated epidemic, counted with negative binomial noise.
 
-    The mean is the simulated $I_t$, the variance $I_t + \kappa I_t^2$. The priors are
-    $\beta \sim N(2, 1)$ and $\gamma \sim N(0.4, 0.5)$, both cut at zero, and $\kappa \sim
-    \mathrm{Exponential}(5)$.
+    .. math:: \log p(z) + \sum_t \log \mathrm{NegBin}(y_t; I_t(\beta, \gamma), 1 / \kappa)
+
+    The mean is the simulated :math:`I_t`, the variance :math:`I_t + \kappa I_t^2`. The priors are
+    :math:`\beta \sim N(2, 1)` and :math:`\gamma \sim N(0.4, 0.5)`, both cut at zero, and
+    Exponential(5) for :math:`\kappa`.
 
     Args:
         x: `in_bed` (14,) pupils, one count a day, out of `num_pupils` ().

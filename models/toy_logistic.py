@@ -10,7 +10,9 @@ from models.registry import Reference, Target, register
 
 
 def log_joint(x, z):
-    r"""$\log N(w; 0, 1) + \log \sigma((2y - 1) w f)$.
+    r"""A standard Gaussian weight and one binary outcome.
+
+    .. math:: \log N(w; 0, 1) + \log \sigma((2y - 1) w f)
 
     Args:
         x: `feature` () and `label` (), zero or one.

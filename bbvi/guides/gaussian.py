@@ -151,9 +151,10 @@ def _strictly_lower_jvp(primals: tuple[Array], tangents: tuple[Array]) -> tuple[
 class FullRank(GaussianGuide):
     r"""Gaussian with a full covariance over all the latents, flattened and unconstrained.
 
-    :math:`z = T(\mathrm{loc} + L \epsilon)`, :math:`\epsilon \sim N(0, I)`; L is lower triangular
-    with diagonal ``exp(log_diagonal)``. The rest of it, ``lower``, is kept as a dense matrix so that
-    a step is a matrix product; its upper triangle stays zero.
+    :math:`z = T(\mathrm{loc} + e^{\mathrm{log\_diagonal}} (I + M) \epsilon)`,
+    :math:`\epsilon \sim N(0, I)`, with ``lower`` M strictly lower triangular. M is relative to the
+    row's scale, so one learning rate suits latents of any scale; it is kept as a dense matrix, so
+    that a step is a matrix product, and its upper triangle stays zero.
 
     Args:
       sites: pytree of ``bbvi.Normal`` / ``bbvi.LogNormal`` sites (any support).
@@ -183,18 +184,20 @@ class FullRank(GaussianGuide):
 
     def scale_tril(self, params: PyTree) -> Array:
         """Lower-triangular Cholesky factor of the covariance of the unconstrained vector."""
-        return jnp.tril(params["lower"], -1) + jnp.diag(jnp.exp(params["log_diagonal"]))
+        scale = jnp.exp(params["log_diagonal"])
+        return scale[:, None] * (jnp.eye(scale.size, dtype=scale.dtype) + params["lower"])
 
     def base_noise(self, key: Key) -> Array:
         return jax.random.normal(key, (self.layout.size,))
 
     def location(self, noise: Array, params: PyTree) -> Array:
-        scaled = jnp.exp(params["log_diagonal"]) * noise
-        return params["loc"] + scaled + _strictly_lower(params["lower"]) @ noise
+        correlated = noise + _strictly_lower(params["lower"]) @ noise
+        return params["loc"] + jnp.exp(params["log_diagonal"]) * correlated
 
     def vector_log_prob(self, params: PyTree, u: Array) -> Array:
+        standardized = (u - params["loc"]) * jnp.exp(-params["log_diagonal"])
         noise = jax.scipy.linalg.solve_triangular(
-            self.scale_tril(params), u - params["loc"], lower=True
+            _strictly_lower(params["lower"]), standardized, lower=True, unit_diagonal=True
         )
         return standard_normal_log_prob(noise) - jnp.sum(params["log_diagonal"])
 

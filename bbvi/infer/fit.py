@@ -31,7 +31,7 @@ from bbvi.infer.step import (
     initial_params,
     start,
 )
-from bbvi.infer.stopping import Plateau
+from bbvi.infer.stopping import Plateau, trend
 from bbvi.objectives import Elbo, Objective
 from bbvi.problem import Problem, check_problem
 
@@ -148,26 +148,26 @@ def fit(
 
     rule = stopping if stopping or num_steps else Plateau()
     loop = Loop(algorithm, x, num_steps or MAX_STEPS, rule, optimizer is None, is_batched)
-    status, state, record = loop.run(state, callbacks, progress=progress)
+    status, state, record, since = loop.run(state, callbacks, progress=progress)
 
     restarts, best = None, ...
     if is_batched:
         restarts = _compare(problem, keys[2], state, x)
         best = restarts.best
     state, history = jax.tree.map(lambda leaf: leaf[best], (state, History(*record)))
-    detail = ""
-    if status == "nonfinite":
-        detail = explain_nonfinite(algorithm, state, x)
+    tail = history.loss[since:]
+    detail = explain_nonfinite(algorithm, state, x) if status == "nonfinite" else ""
     result = FitResult(
-        final_status(status, history.loss),
-        state,
-        history,
-        problem,
-        resolved,
-        x,
-        time.perf_counter() - began,
-        restarts,
-        detail,
+        status=final_status(status, history.loss, tail),
+        state=state,
+        history=history,
+        trend=trend(tail) if len(tail) >= 8 else None,
+        problem=problem,
+        estimator=resolved,
+        x=x,
+        seconds=time.perf_counter() - began,
+        restarts=restarts,
+        detail=detail,
     )
     if status == "nonfinite" and nonfinite == "raise" and throw:
         raise NonFiniteError(

@@ -14,7 +14,7 @@ from tqdm.auto import tqdm
 
 from bbvi._types import Data, PyTree
 from bbvi.infer.step import Algorithm, FitState, chunk_shape, run_chunk
-from bbvi.infer.stopping import Plateau, trend
+from bbvi.infer.stopping import Plateau
 
 RATE_FACTOR = 0.25  # the rate falls by this factor at every plateau
 MIN_RATE = 0.25**3  # and a plateau at this rate ends the run
@@ -73,8 +73,13 @@ class Loop:
         callbacks: Sequence[Callable[[Progress], bool | None]],
         *,
         progress: bool,
-    ) -> tuple[str, FitState, Record]:
-        """Take the steps; return why they ended, the last good state and the record."""
+    ) -> tuple[str, FitState, Record, int]:
+        """Take the steps.
+
+        Returns:
+          Why they ended, the last good state, the record, and from where in it the run can be
+          judged: the last change of rate or, in a run of given length, its second half.
+        """
         one = jax.tree.map(lambda leaf: leaf[0], state) if self.is_batched else state
         length = int(np.prod(chunk_shape(self.algorithm, one, self.x)))
         first = np.asarray(state.step)
@@ -105,7 +110,8 @@ class Loop:
             status = "interrupted"
         finally:
             bar.close()
-        return status, state, self._join(records, np.asarray(state.step) - first)
+        since = since if self.rule else done // 2
+        return status, state, self._join(records, np.asarray(state.step) - first), since
 
     def _chunk(
         self, state: FitState, count: int, *, is_guarded: bool
@@ -193,8 +199,14 @@ def _show(bar: tqdm, losses: np.ndarray) -> None:
     bar.set_postfix(elbo=f"{-float(np.min(recent)):.5g}", refresh=False)
 
 
-def final_status(status: str, losses: np.ndarray) -> str:
-    """``max_steps`` refined: did the run in fact level off, or end worse than it had been?"""
+def final_status(status: str, losses: np.ndarray, tail: np.ndarray) -> str:
+    """``max_steps`` refined: did the run in fact level off, or end worse than it had been?
+
+    Args:
+      status: why the loop ended.
+      losses: losses of the whole run.
+      tail: the part of them the run is judged by.
+    """
     if status not in ("max_steps", "converged") or len(losses) < 100:
         return status
     windows = np.array_split(np.asarray(losses, np.float64), 20)
@@ -203,8 +215,4 @@ def final_status(status: str, losses: np.ndarray) -> str:
     error = np.hypot(*[windows[i].std() / np.sqrt(len(windows[i])) for i in (best, -1)])
     if means[-1] - means[best] > max(5 * error, windows[best].std(), 1.0):
         return "diverged"
-    recent = losses[len(losses) // 2 :]
-    return "converged" if Plateau().is_level(recent) else status
-
-
-__all__ = ["Loop", "Progress", "Record", "final_status", "trend"]
+    return "converged" if Plateau().is_level(tail) else status

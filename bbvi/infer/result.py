@@ -16,7 +16,7 @@ from bbvi._types import Data, Key, Latents, Params, PyTree
 from bbvi.diagnostics import MonteCarlo, monte_carlo_mean, psis_khat
 from bbvi.estimators import Estimator
 from bbvi.infer.step import FitState
-from bbvi.infer.stopping import trend
+from bbvi.infer.stopping import Trend
 from bbvi.problem import Problem
 
 ADVICE = {
@@ -110,6 +110,7 @@ class FitResult:
         ``interrupted``.
       state: the last good state; pass it as ``init_state`` to continue.
       history: loss and gradient norm at every step.
+      trend: how the loss moved over the last part of the run, at one rate; None if too short.
       problem: the model, guide and objective.
       estimator: the gradient estimator that was used.
       x: the data.
@@ -133,6 +134,7 @@ class FitResult:
     status: str
     state: FitState
     history: History
+    trend: Trend | None
     problem: Problem
     estimator: Estimator
     x: Data
@@ -231,12 +233,9 @@ class FitResult:
         else:
             bad = int(jnp.sum(~jnp.isfinite(weights)))
             lines.append(f"ELBO     not finite at {bad} of 1000 draws")
-        if len(self.history.loss) >= 8:
-            change = trend(self.history.loss)
-            lines.append(
-                f"trend    {change.gain:+.2g} ± {change.standard_error:.1g} nats over the last "
-                f"{change.num_steps} steps"
-            )
+        if self.trend is not None:
+            gain = MonteCarlo(self.trend.gain, self.trend.standard_error)
+            lines.append(f"trend    {gain} nats gained over the last {self.trend.num_steps} steps")
         if int(self.state.skipped):
             lines.append(f"skipped  {int(self.state.skipped)} steps that were not finite")
         if self.restarts is not None:
@@ -260,7 +259,7 @@ def _describe_khat(khat: float) -> str:
 def _describe_restarts(restarts: Restarts) -> str:
     values = [elbo.value for elbo in restarts.elbos]
     return (
-        f"restarts {len(values)}, ELBOs {min(values):.4g} to {max(values):.4g}; posterior means "
+        f"restarts {len(values)}, ELBOs {min(values):.2f} to {max(values):.2f}; posterior means "
         f"differ from the best run's by up to {restarts.disagreement.max():.2g} sd"
     )
 

@@ -1,0 +1,57 @@
+"""Imports go one way, so that each room of the library can be read on its own."""
+
+import ast
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+# A room may import from rooms of lower rank and from itself; rooms of one rank, not each other,
+# except those of rank 0.
+RANKS = {
+    0: ("problem", "supports", "factors", "dependence"),  # and modules named _*
+    1: ("guides", "objectives", "baselines"),
+    2: ("estimators",),
+    3: ("infer",),
+    4: ("amortized", "diagnostics", "plotting", "testing"),
+}
+RANK_OF = {room: rank for rank, rooms in RANKS.items() for room in rooms}
+FILES = sorted((ROOT / "bbvi").rglob("*.py"))
+
+
+def room_of(module):
+    """``guides`` for ``bbvi.guides.base``; empty for ``bbvi`` itself."""
+    return module.removeprefix("bbvi").lstrip(".").split(".")[0]
+
+
+def imported_modules(tree):
+    """Dotted names of what a file imports, with ``from bbvi import x`` read as ``bbvi.x``."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"relative import in line {node.lineno}: write bbvi.…"
+            if node.module == "bbvi":
+                yield from (f"bbvi.{alias.name}" for alias in node.names)
+            else:
+                yield str(node.module)
+
+
+def rank(room):
+    assert room in RANK_OF or room.startswith("_"), f"give room '{room}' a rank in {__file__}"
+    return RANK_OF.get(room, 0)
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_imports_go_one_way(path):
+    here = room_of(".".join(path.relative_to(ROOT).with_suffix("").parts))
+    for module in imported_modules(ast.parse(path.read_text())):
+        package = module.split(".")[0]
+        assert package not in {"models", "benchmarks", "tests"}, f"bbvi must not import {module}"
+        assert package != "flax" or here == "amortized", "only bbvi/amortized.py may import flax"
+        if package != "bbvi" or here in {"__init__", "__main__"}:
+            continue
+        there = room_of(module)
+        assert there, "import from the module that defines a name, not from bbvi itself"
+        is_below = rank(there) < rank(here) or rank(there) == rank(here) == 0
+        assert there == here or is_below or rank(here) == 4, f"{here} must not import {module}"
