@@ -11,7 +11,7 @@ PyTree = Any
 
 
 def named_leaves(tree: PyTree, root: str) -> dict[str, Any]:
-    """Leaves of ``tree`` by path, such as ``{"w": ..., "layers.0": ...}``; a lone leaf is ``root``."""
+    """Leaves by path, such as ``{"w": ..., "layers.0": ...}``; a lone leaf is called ``root``."""
     leaves, _ = jax.tree_util.tree_flatten_with_path(tree)
     return {
         jax.tree_util.keystr(path, simple=True, separator=".") or root: leaf

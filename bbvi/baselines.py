@@ -107,7 +107,7 @@ class MovingAverage(Baseline):
 
     decay: float = 0.9
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         if not 0 <= self.decay < 1:
             raise ValueError(f"MovingAverage decay must be in [0, 1), got {self.decay}.")
 

@@ -5,8 +5,6 @@ from __future__ import annotations
 import math
 from typing import NamedTuple
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
@@ -48,10 +46,10 @@ def monte_carlo_mean(values: Array) -> MonteCarlo:
       >>> print(monte_carlo_mean(jnp.array([1.0, 2.0, 3.0])))
       2.00 ± 0.58
     """
-    values = np.asarray(values, np.float64)
-    if values.size < 2:
-        raise ValueError(f"a standard error needs at least 2 draws, got {values.size}.")
-    return MonteCarlo(float(values.mean()), float(values.std(ddof=1) / np.sqrt(values.size)))
+    draws = np.asarray(values, np.float64)
+    if draws.size < 2:
+        raise ValueError(f"a standard error needs at least 2 draws, got {draws.size}.")
+    return MonteCarlo(float(draws.mean()), float(draws.std(ddof=1) / np.sqrt(draws.size)))
 
 
 def psis_khat(log_weights: Array) -> float:
@@ -79,20 +77,13 @@ def psis_khat(log_weights: Array) -> float:
       Yao, Vehtari, Simpson and Gelman (2018), Yes, but Did It Work?: Evaluating Variational
       Inference.
     """
-    log_weights = np.asarray(log_weights, np.float64)
-    if log_weights.size < 100:
-        raise ValueError(f"k-hat needs at least 100 draws, got {log_weights.size}.")
-    if not np.isfinite(log_weights).all() or np.ptp(log_weights) == 0:
-        return -np.inf if np.ptp(log_weights) == 0 else np.inf
+    ratios = np.asarray(log_weights, np.float64)
+    if ratios.size < 100:
+        raise ValueError(f"k-hat needs at least 100 draws, got {ratios.size}.")
+    if not np.isfinite(ratios).all() or np.ptp(ratios) == 0:
+        return -np.inf if np.ptp(ratios) == 0 else np.inf
     from arviz_stats.base import array_stats  # heavy: only when a verdict is asked for
 
     # The function takes log(q / p) and negates it; with the other sign bad fits look perfect.
-    _, khat = array_stats.psislw(-log_weights)
+    _, khat = array_stats.psislw(-ratios)
     return float(khat)
-
-
-def disagreement(draws_a: jax.Array, draws_b: jax.Array) -> float:
-    """Largest difference of means over entries, in pooled standard deviations; draws ``[S, ...]``."""
-    gap = jnp.abs(draws_a.mean(0) - draws_b.mean(0))
-    scale = jnp.sqrt(0.5 * (draws_a.var(0) + draws_b.var(0)))
-    return float(jnp.max(jnp.where(gap > 0, gap / jnp.maximum(scale, 1e-30), 0.0)))

@@ -71,7 +71,7 @@ class Iwae(Objective):
 
     group_size: int = 8
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         if not isinstance(self.group_size, int) or self.group_size < 1:
             raise ValueError(f"Iwae group_size must be an int >= 1, got {self.group_size!r}.")
 

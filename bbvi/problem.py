@@ -56,7 +56,7 @@ class Problem:
         return Params(self.guide.init(key, x), model_params)
 
     def base_noise(self, key: Key, num_samples: int) -> PyTree:
-        """Base noise of ``num_samples`` draws; every leaf has a leading sample axis ``[S, ...]``."""
+        """Base noise of ``num_samples`` draws: every leaf ``[S, ...]``."""
         return jax.vmap(self.guide.base_noise)(jax.random.split(key, num_samples))
 
     def sample(self, noise: PyTree, params: Params, x: Data) -> Latents:
@@ -87,7 +87,7 @@ class Problem:
     def draw_shapes(self, params: Params, x: Data) -> Latents:
         """Shapes and dtypes of one draw, without computing anything."""
 
-        def draw(key, params, x):
+        def draw(key: Key, params: Params, x: Data) -> Latents:
             return self.guide.sample(self.guide.base_noise(key), params.guide, x)
 
         return jax.eval_shape(draw, jax.random.key(0), params, x)
@@ -121,8 +121,7 @@ class Problem:
             return dict.fromkeys(names, False)
         usable = iter([not _is_zero(out, jaxpr) for out in jaxpr.outvars])
         return {
-            name: next(usable) if ok else False
-            for name, ok in zip(names, floating, strict=True)
+            name: next(usable) if ok else False for name, ok in zip(names, floating, strict=True)
         }
 
 

@@ -92,7 +92,7 @@ class Support(abc.ABC):
 
     @abc.abstractmethod
     def log_det(self, u: ArrayLike) -> Array:
-        """log |det dz/du| at u, summed over all events: a scalar."""
+        """Log |det dz/du| at u, summed over all events: a scalar."""
 
     @abc.abstractmethod
     def contains(self, z: ArrayLike) -> Array:
@@ -447,7 +447,7 @@ def _inward(bound: float, sign: int, z: Array) -> float:
 
 
 def _stick_offset(u: Array) -> Array:
-    """log of the number of entries still to come, in the shape of u."""
+    """Log of the number of entries still to come, in the shape of u."""
     size = u.shape[-1]
     return jnp.broadcast_to(jnp.log(jnp.arange(size, 0, -1, dtype=u.dtype)), u.shape)
 

@@ -79,18 +79,18 @@ def check_mean(gradients: Array, exact: Array, *, power: float = 0.1) -> None:
       >>> from bbvi.testing import check_mean
       >>> check_mean(1.0 + jax.random.normal(jax.random.key(0), (10_000, 1)), jnp.ones(1))
     """
-    gradients, exact = np.asarray(gradients, np.float64), np.asarray(exact, np.float64)
-    z = NormalDist().inv_cdf(1 - FALSE_ALARM / (2 * exact.size))
-    width = z * gradients.std(axis=0, ddof=1) / math.sqrt(len(gradients))
+    replicates, target = np.asarray(gradients, np.float64), np.asarray(exact, np.float64)
+    z = NormalDist().inv_cdf(1 - FALSE_ALARM / (2 * target.size))
+    width = z * replicates.std(axis=0, ddof=1) / math.sqrt(len(replicates))
     # Rounding in the arithmetic of the estimate itself, where it has no variance.
-    slack = 1e-5 * (1 + np.abs(exact))
-    error = np.abs(gradients.mean(axis=0) - exact)
+    slack = 1e-5 * (1 + np.abs(target))
+    error = np.abs(replicates.mean(axis=0) - target)
     worst = int(np.argmax(error - width))
     assert (error <= width + slack).all(), (
-        f"biased: coordinate {worst} has mean {gradients.mean(axis=0)[worst]:.5g} over "
-        f"{len(gradients)} replicates, exact {exact[worst]:.5g}, tolerance {width[worst]:.2g}"
+        f"biased: coordinate {worst} has mean {replicates.mean(axis=0)[worst]:.5g} over "
+        f"{len(replicates)} replicates, exact {target[worst]:.5g}, tolerance {width[worst]:.2g}"
     )
-    scale = np.abs(exact).max()
+    scale = np.abs(target).max()
     assert width.max() <= power * scale, (
         f"no power: half-width {width.max():.3g} against a largest exact gradient of {scale:.3g}; "
         "use more replicates"
@@ -123,7 +123,9 @@ def exact_bernoulli_gradient(problem: Problem, params: Params, x: Data) -> Param
 
     def unravel(row: Array) -> Any:
         parts = jnp.split(row, np.cumsum([math.prod(s.shape) for s in shapes])[:-1])
-        return treedef.unflatten([p.reshape(s.shape) for p, s in zip(parts, shapes, strict=True)])
+        return jax.tree.unflatten(
+            treedef, [p.reshape(s.shape) for p, s in zip(parts, shapes, strict=True)]
+        )
 
     z = jax.vmap(unravel)(table)
 
@@ -139,7 +141,12 @@ def bernoulli_problem() -> tuple[Problem, Params]:
 
     def log_joint(x: Data, z: Any, theta: Array) -> Array:
         b = z["b"].astype(theta.dtype)
-        return jnp.dot(theta, b) + 1.5 * b[0] * b[1] - 2.0 * b[1] * b[2] - jnp.logaddexp(theta.sum(), 0.0)
+        return (
+            jnp.dot(theta, b)
+            + 1.5 * b[0] * b[1]
+            - 2.0 * b[1] * b[2]
+            - jnp.logaddexp(theta.sum(), 0.0)
+        )
 
     problem = Problem(log_joint, MeanField({"b": Bernoulli((3,))}))
     params = problem.init(jax.random.key(0), None, jnp.array([0.7, -0.4, 0.9]))
@@ -224,13 +231,14 @@ def _check_step(estimator: Estimator, problem: Problem, params: Params) -> None:
         ravel_pytree(eager)[0], ravel_pytree(compiled)[0], rtol=1e-4, atol=1e-5
     )
     estimate = eager[0]
-    assert jax.tree.structure(estimate.grads) == jax.tree.structure(params), "gradient structure"
+    shapes = jax.tree.map(jnp.shape, estimate.grads), jax.tree.map(jnp.shape, params)
+    assert shapes[0] == shapes[1], f"gradient shapes {shapes[0]}, parameters {shapes[1]}"
     np.testing.assert_allclose(
         estimate.loss, problem.objective(estimate.log_weights), rtol=1e-5, atol=1e-5
     )
 
 
-@jax.debug_key_reuse(False)  # base noise may be a key, and here one draw is made in many ways
+@jax.debug_key_reuse(False)  # type: ignore[untyped-decorator]  # noqa: FBT003 - noise may be a key
 def check_guide(guide: Guide, x: Data = None, *, num_samples: int = 10_000) -> None:
     """Raise unless a guide's parts agree with each other.
 

@@ -12,7 +12,9 @@ import models
 DEFAULT = ("breast_cancer", "radon")
 
 
-def run(name: str, guide: str | None, output: pathlib.Path, num_steps: int | None) -> bbvi.FitResult:
+def run(
+    name: str, guide: str | None, output: pathlib.Path, num_steps: int | None
+) -> bbvi.FitResult:
     """Fits one target, prints verdict and posterior table, and writes a picture.
 
     Args:

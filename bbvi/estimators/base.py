@@ -37,7 +37,7 @@ class Estimator(abc.ABC):
 
     num_samples: int = 1
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         if not isinstance(self.num_samples, int) or self.num_samples < 1:
             raise ValueError(
                 f"{type(self).__name__} num_samples must be an int >= 1, got {self.num_samples!r}."

@@ -48,9 +48,9 @@ class PerSite(SurrogateEstimator):
       Graphs.
     """
 
-    estimators: tuple[tuple[str, Estimator], ...]
+    estimators: tuple[tuple[str, Reparameterization | ScoreFunction], ...] = ()
 
-    def __init__(self, estimators: Mapping[str, Estimator]):
+    def __init__(self, estimators: Mapping[str, Reparameterization | ScoreFunction]):
         if not estimators:
             raise ValueError("PerSite needs an estimator for every site, got none.")
         for name, estimator in estimators.items():
@@ -68,29 +68,31 @@ class PerSite(SurrogateEstimator):
     def __repr__(self) -> str:
         return f"PerSite({dict(self.estimators)!r})"
 
-    def _kind(self, kind: type) -> dict[str, Estimator]:
-        return {name: estimator for name, estimator in self.estimators if isinstance(estimator, kind)}
+    @property
+    def _pathwise(self) -> dict[str, Reparameterization]:
+        return {name: e for name, e in self.estimators if isinstance(e, Reparameterization)}
+
+    @property
+    def _score(self) -> dict[str, ScoreFunction]:
+        return {name: e for name, e in self.estimators if isinstance(e, ScoreFunction)}
 
     def validate(self, problem: Problem, params: Params, x: Data) -> None:
         check_elbo(self, problem)
         expected, got = [s.name for s in problem.guide.sites()], [n for n, _ in self.estimators]
         if sorted(expected) != sorted(got):
             raise ValueError(f"estimator names sites {sorted(got)}, the guide's are {expected}.")
-        pathwise = self._kind(Reparameterization)
-        for estimator in pathwise.values():
+        for estimator in self._pathwise.values():
             check_entropy(estimator, problem)
-        check_pathwise(problem, params, x, list(pathwise))
+        check_pathwise(problem, params, x, list(self._pathwise))
 
     def init(self, problem: Problem, params: Params, x: Data) -> PyTree:
-        return {name: e.baseline.init() for name, e in self._kind(ScoreFunction).items()}
+        return {name: e.baseline.init() for name, e in self._score.items()}
 
     def surrogate(
         self, noise: PyTree, problem: Problem, params: Params, x: Data, state: PyTree
     ) -> tuple[Array, tuple[Array, PyTree]]:
         guide, phi = problem.guide, params.guide
-        score = self._kind(ScoreFunction)
-        z = problem.sample(noise, params, x)
-        z = guide.stop_gradient(z, score)
+        z = guide.stop_gradient(problem.sample(noise, params, x), self._score)
         log_p = problem.log_p(params, x, z)
         fixed = stop_gradient(phi)
         log_q = over_draws(lambda draw: guide.site_log_probs(phi, x, draw), z)

@@ -39,7 +39,7 @@ class Reparameterization(SurrogateEstimator):
     r"""Pathwise gradient: differentiate the loss through the draw :math:`z = T(\epsilon; \phi)`.
 
     .. math::
-      g = \nabla_\phi \, \ell\big(\log p(x, T(\epsilon; \phi)) - \log q(T(\epsilon; \phi); \phi)\big)
+      g = \nabla_\phi \, \ell\big(\log p(x, z) - \log q(z; \phi)\big), \quad z = T(\epsilon; \phi)
 
     Unbiased. Requires reparameterized sites and a log joint differentiable (almost everywhere,
     without jumps) in z. Cost: ``num_samples`` gradients of ``log_joint``.
@@ -61,8 +61,14 @@ class Reparameterization(SurrogateEstimator):
       >>> import bbvi, jax
       >>> guide = bbvi.MeanField({"z": bbvi.Normal()})
       >>> result = bbvi.fit(
-      ...     lambda x, z: -0.5 * (z["z"] - x) ** 2, guide, 2.0, key=jax.random.key(0),
-      ...     estimator=bbvi.Reparameterization(4), num_steps=2000, progress=False)
+      ...     lambda x, z: -0.5 * (z["z"] - x) ** 2,
+      ...     guide,
+      ...     2.0,
+      ...     key=jax.random.key(0),
+      ...     estimator=bbvi.Reparameterization(4),
+      ...     num_steps=2000,
+      ...     progress=False,
+      ... )
       >>> bool(abs(guide.site_params(result.params.guide)["z"]["loc"] - 2.0) < 0.1)
       True
 
@@ -74,7 +80,7 @@ class Reparameterization(SurrogateEstimator):
     num_samples: int = 8
     entropy: Entropy | None = None
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         super().__post_init__()
         if self.entropy is not None and self.entropy not in get_args(Entropy):
             raise ValueError(

@@ -52,8 +52,13 @@ class ScoreFunction(SurrogateEstimator):
       ...     return jnp.where(z["b"] == 1, jnp.log(0.8), jnp.log(0.2))
       >>> guide = bbvi.MeanField({"b": bbvi.Bernoulli()})
       >>> result = bbvi.fit(
-      ...     log_joint, guide, key=jax.random.key(0), estimator=bbvi.ScoreFunction(16),
-      ...     num_steps=1000, progress=False)
+      ...     log_joint,
+      ...     guide,
+      ...     key=jax.random.key(0),
+      ...     estimator=bbvi.ScoreFunction(16),
+      ...     num_steps=1000,
+      ...     progress=False,
+      ... )
       >>> round(float(jax.nn.sigmoid(result.params.guide.families["b"]["logits"])), 1)
       0.8
 
@@ -65,7 +70,7 @@ class ScoreFunction(SurrogateEstimator):
     num_samples: int = 32
     baseline: Baseline = dataclasses.field(default_factory=LeaveOneOut)
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         super().__post_init__()
         check_baseline(self)
 

@@ -43,7 +43,7 @@ class VarGrad(SurrogateEstimator):
 
     num_samples: int = 32
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         super().__post_init__()
         if self.num_samples < 2:
             raise ValueError(f"VarGrad needs num_samples >= 2, got {self.num_samples}.")

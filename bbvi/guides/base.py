@@ -9,6 +9,7 @@ from collections.abc import Iterable
 from typing import Any, ClassVar
 
 import jax
+import jax.numpy as jnp
 from jax import Array
 
 from bbvi._tree import named_leaves
@@ -47,10 +48,13 @@ class Guide(abc.ABC):
       >>> import jax, jax.numpy as jnp, bbvi
       >>> class Exponential(bbvi.Guide):
       ...     reparameterized = True
+      ...
       ...     def init(self, key, x):
       ...         return jnp.zeros(())
+      ...
       ...     def sample(self, key, params, x):
       ...         return jax.random.exponential(key) * jnp.exp(params)
+      ...
       ...     def log_prob(self, params, x, z):
       ...         return -params - z * jnp.exp(-params)
       >>> Exponential().sites()[0].name
@@ -100,7 +104,7 @@ class Guide(abc.ABC):
     def sample_and_entropy(self, noise: PyTree, params: PyTree, x: Data) -> tuple[Latents, Array]:
         """One draw and a scalar whose expectation is the entropy of q."""
         z = self.sample(noise, params, x)
-        return z, sum(self.site_entropies(params, x, z).values())
+        return z, sum(self.site_entropies(params, x, z).values(), jnp.zeros(()))
 
     def stop_gradient(self, z: Latents, sites: Iterable[str]) -> Latents:
         """``z`` with no gradient through the latents of the named sites."""

@@ -33,7 +33,7 @@ class Family(abc.ABC):
     shape: tuple[int, ...] = ()
     reparameterized: ClassVar[bool] = False
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         object.__setattr__(self, "shape", check_shape(self.shape, type(self).__name__))
 
     @abc.abstractmethod
@@ -78,7 +78,7 @@ class LocationScale(Family):
     support: Support = supports.real
     reparameterized: ClassVar[bool] = True
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         super().__post_init__()
         self.support.check_shape(self.shape, type(self).__name__)
 
@@ -117,7 +117,7 @@ class LocationScale(Family):
         return jnp.sum(log_q) - self.support.log_det(u)
 
     def entropy(self, params: PyTree, z: Array) -> Array:
-        # Entropy of the unconstrained variable in closed form, plus the bijector's volume at the draw.
+        # The unconstrained entropy in closed form, plus the bijector's volume at the draw.
         log_scale = params["log_scale"]
         with jax.numpy_rank_promotion("allow"):
             base = jnp.sum(log_scale) + log_scale.size * self.standard().entropy()
@@ -151,7 +151,7 @@ class Normal(LocationScale):
         return distrax.Normal(jnp.zeros(()), jnp.ones(()))
 
 
-def LogNormal(shape: tuple[int, ...] = ()) -> Normal:  # noqa: N802 - reads as the family it returns
+def LogNormal(shape: tuple[int, ...] = ()) -> Normal:
     r"""Log-normals: :math:`\log z \sim N(\mathrm{loc}, \mathrm{scale}^2)`.
 
     Args:
@@ -185,7 +185,7 @@ class Laplace(LocationScale):
       True
 
     References:
-      Kingma and Welling (2014), Auto-Encoding Variational Bayes (location-scale reparameterization).
+      Kingma and Welling (2014), Auto-Encoding Variational Bayes, for location-scale families.
     """
 
     def standard(self) -> Any:
@@ -210,12 +210,12 @@ class StudentT(LocationScale):
       4.0
 
     References:
-      Kingma and Welling (2014), Auto-Encoding Variational Bayes (location-scale reparameterization).
+      Kingma and Welling (2014), Auto-Encoding Variational Bayes, for location-scale families.
     """
 
     df: float = 5.0
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         super().__post_init__()
         if not self.df > 0:
             raise ValueError(f"StudentT df must be positive, got {self.df}.")
@@ -312,7 +312,7 @@ class Dirichlet(Family):
     shape: tuple[int, ...] = (2,)
     reparameterized: ClassVar[bool] = True
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         super().__post_init__()
         supports.simplex.check_shape(self.shape, "Dirichlet")
 
@@ -418,7 +418,7 @@ class Categorical(Family):
         object.__setattr__(self, "shape", shape)
         self.__post_init__()
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         super().__post_init__()
         if not isinstance(self.num_categories, int) or self.num_categories < 2:
             raise ValueError(

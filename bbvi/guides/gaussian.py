@@ -96,7 +96,7 @@ class GaussianGuide(StructuredGuide):
 
     @abc.abstractmethod
     def params_at(self, z: Latents, scale: float = 0.1) -> PyTree:
-        """Parameters with mean ``z`` and independent unconstrained standard deviations ``scale``."""
+        """Parameters with location ``z`` and independent unconstrained deviations ``scale``."""
 
     @abc.abstractmethod
     def location(self, noise: PyTree, params: PyTree) -> Array:

@@ -121,7 +121,8 @@ class MeanField(StructuredGuide):
     def _draw(self, noise: PyTree, params: MeanFieldParams) -> tuple[dict[str, Array], Array]:
         """Latents by name and the log volume of the normal sites' bijectors."""
         normal, rest = noise
-        values, log_det = {}, jnp.zeros(())
+        values: dict[str, Array] = {}
+        log_det = jnp.zeros(())
         if self.layout.sites:
             loc, log_scale = params.normal
             u = loc + jnp.exp(log_scale) * normal
@@ -134,9 +135,7 @@ class MeanField(StructuredGuide):
         del x
         return self.pack(self._draw(noise, params)[0])
 
-    def site_log_probs(
-        self, params: MeanFieldParams, x: Data, z: Latents
-    ) -> dict[str, Array]:
+    def site_log_probs(self, params: MeanFieldParams, x: Data, z: Latents) -> dict[str, Array]:
         del x
         values, by_site = self.unpack(z), self.site_params(params)
         return {n: f.log_prob(by_site[n], values[n]) for n, f in self.named_families.items()}
@@ -165,9 +164,7 @@ class MeanField(StructuredGuide):
     ) -> tuple[Latents, Array]:
         values, entropy = self._draw(noise, params)
         if self.layout.sites:
-            entropy += jnp.sum(params.normal[1]) + standard_normal_entropy(
-                self.layout.size
-            )
+            entropy += jnp.sum(params.normal[1]) + standard_normal_entropy(self.layout.size)
         for name, family in self.others.items():
             entropy += family.entropy(params.families[name], values[name])
         return self.pack(values), entropy

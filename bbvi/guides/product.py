@@ -50,12 +50,14 @@ class Product(Guide):
 
     @staticmethod
     def _latent_names(guide: Guide) -> list[str]:
-        def draw(key):
+        def draw(key: Key) -> Latents:
             return guide.sample(guide.base_noise(key), guide.init(key, None), None)
 
         z = jax.eval_shape(draw, jax.eval_shape(lambda: jax.random.key(0)))
         if not isinstance(z, dict):
-            raise ValueError(f"Product needs guides whose draws are dicts, but {guide!r} is not one.")
+            raise ValueError(
+                f"Product needs guides whose draws are dicts, but {guide!r} is not one."
+            )
         return list(z)
 
     @property
@@ -86,24 +88,30 @@ class Product(Guide):
 
     def site_log_probs(self, params: PyTree, x: Data, z: Latents) -> dict[str, Array]:
         parts = zip(self.guides, params, self._split(z), strict=True)
-        return {k: v for guide, p, part in parts for k, v in guide.site_log_probs(p, x, part).items()}
+        return {
+            k: v for guide, p, part in parts for k, v in guide.site_log_probs(p, x, part).items()
+        }
 
     def site_entropies(self, params: PyTree, x: Data, z: Latents) -> dict[str, Array]:
         parts = zip(self.guides, params, self._split(z), strict=True)
-        return {k: v for guide, p, part in parts for k, v in guide.site_entropies(p, x, part).items()}
+        return {
+            k: v for guide, p, part in parts for k, v in guide.site_entropies(p, x, part).items()
+        }
 
     def log_prob(self, params: PyTree, x: Data, z: Latents) -> Array:
         return sum(self.site_log_probs(params, x, z).values(), jnp.zeros(()))
 
     def sample_and_log_prob(self, noise: PyTree, params: PyTree, x: Data) -> tuple[Latents, Array]:
-        z, log_q = {}, jnp.zeros(())
+        z: Latents = {}
+        log_q = jnp.zeros(())
         for guide, n, p in zip(self.guides, noise, params, strict=True):
             part, term = guide.sample_and_log_prob(n, p, x)
             z, log_q = z | part, log_q + term
         return z, log_q
 
     def sample_and_entropy(self, noise: PyTree, params: PyTree, x: Data) -> tuple[Latents, Array]:
-        z, entropy = {}, jnp.zeros(())
+        z: Latents = {}
+        entropy = jnp.zeros(())
         for guide, n, p in zip(self.guides, noise, params, strict=True):
             part, term = guide.sample_and_entropy(n, p, x)
             z, entropy = z | part, entropy + term

@@ -150,7 +150,8 @@ def fit(
     loop = Loop(algorithm, x, num_steps or MAX_STEPS, rule, optimizer is None, is_batched)
     status, state, record, since = loop.run(state, callbacks, progress=progress)
 
-    restarts, best = None, ...
+    restarts: Restarts | None = None
+    best: Any = ...
     if is_batched:
         restarts = _compare(problem, keys[2], state, x)
         best = restarts.best

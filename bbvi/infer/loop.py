@@ -125,9 +125,7 @@ class Loop:
             record = self._read(outputs, count)
             if np.isfinite(record.loss).all() and np.isfinite(record.gradient_norm).all():
                 return next_state, record, False
-        state, outputs = run_chunk(
-            self.algorithm, state, self.x, count, is_guarded=True, **batched
-        )
+        state, outputs = run_chunk(self.algorithm, state, self.x, count, is_guarded=True, **batched)
         return state, self._read(outputs, count), True
 
     def _read(self, outputs: Any, count: int) -> Record:
@@ -172,7 +170,7 @@ class Loop:
             return jax.tree.map(lambda leaf: leaf[: int(taken)], joined)
         after = np.arange(joined.loss.shape[1])[None, :] >= taken[:, None]
         blanked = [np.where(after, np.nan, leaf) for leaf in (joined.loss, joined.gradient_norm)]
-        return Record(*blanked, joined.trace)
+        return joined._replace(loss=blanked[0], gradient_norm=blanked[1])
 
 
 def _finite_runs(losses: np.ndarray) -> np.ndarray:

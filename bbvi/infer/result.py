@@ -28,7 +28,7 @@ ADVICE = {
     "nonfinite": "the loss or its gradient stopped being finite; the state before that step is "
     "kept in result.state.",
     "stopped": "a callback stopped the run.",
-    "interrupted": "interrupted from the keyboard; continue with fit(..., init_state=result.state).",
+    "interrupted": "interrupted by the keyboard; continue with fit(..., init_state=result.state).",
 }
 
 
@@ -83,9 +83,7 @@ def _draw(
 
 
 @functools.partial(jax.jit, static_argnames=("problem", "num_samples"))
-def _log_weights(
-    problem: Problem, key: Key, params: Params, x: Data, num_samples: int
-) -> Array:
+def _log_weights(problem: Problem, key: Key, params: Params, x: Data, num_samples: int) -> Array:
     """Log weights ``[S]`` at fresh draws."""
     z, log_q = _draw(problem, key, params, x, num_samples)
     log_p = jax.lax.map(

@@ -129,7 +129,7 @@ class Algorithm:
         return next_state, info
 
     def guarded_step(
-        self, state: FitState, x: Data, noise: PyTree, halted: Array | bool = False
+        self, state: FitState, x: Data, noise: PyTree, halted: Array
     ) -> tuple[FitState, StepInfo]:
         """One step that leaves parameters as they were when halted or not finite."""
         stepped, info = self.step(state, x, noise)
@@ -206,7 +206,8 @@ def make_step(
         return algorithm.init(run_key, x, full)
 
     def step(state: FitState, x: Data = None) -> tuple[FitState, StepInfo]:
-        return algorithm.guarded_step(state, x, algorithm.draw(state, state.step, x))
+        noise = algorithm.draw(state, state.step, x)
+        return algorithm.guarded_step(state, x, noise, jnp.zeros((), bool))
 
     return init, step
 
@@ -220,7 +221,8 @@ def initial_params(
         return problem.init(key, x, jax.tree.map(jnp.asarray, model_params))
     wanted = {n: leaf.shape for n, leaf in named_leaves(own, "guide").items()}
     got = {n: jnp.shape(leaf) for n, leaf in named_leaves(guide_params, "guide").items()}
-    if got != wanted or jax.tree.structure(own) != jax.tree.structure(guide_params):
+    is_same = jax.tree.structure(own) == jax.tree.structure(guide_params)  # type: ignore[operator]
+    if got != wanted or not is_same:
         raise ValueError(
             f"init_params do not fit the guide: got {got}, expected {wanted}; make them with "
             "guide.params_at(z, scale) or guide.init(key, x)."
@@ -265,9 +267,7 @@ def run_chunk(
       The state, and per step (padded to the chunk's length): losses, gradient norms, outputs of
       ``trace_fn``.
     """
-    run = functools.partial(
-        _run_chunk, algorithm, x=x, num_steps=num_steps, is_guarded=is_guarded
-    )
+    run = functools.partial(_run_chunk, algorithm, x=x, num_steps=num_steps, is_guarded=is_guarded)
     return jax.vmap(run)(state) if is_batched else run(state)
 
 

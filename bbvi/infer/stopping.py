@@ -75,7 +75,7 @@ class Plateau:
     tolerance: float = 0.1
     min_steps: int = 1000
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         if not self.tolerance > 0:
             raise ValueError(f"Plateau tolerance must be positive, got {self.tolerance}.")
         if not self.min_steps >= 100:
