@@ -6,6 +6,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 PyTree = Any
 
@@ -23,8 +24,7 @@ def shapes(tree: PyTree, root: str) -> str:
     """``{w: float32[31], c: int32[10]}``: what a tree holds, for error messages."""
     parts = []
     for name, leaf in named_leaves(tree, root).items():
-        aval = jax.eval_shape(lambda leaf=leaf: leaf)
-        parts.append(f"{name}: {aval.dtype}{list(aval.shape)}")
+        parts.append(f"{name}: {jnp.result_type(leaf)}{list(np.shape(leaf))}")
     return "{" + ", ".join(parts) + "}"
 
 

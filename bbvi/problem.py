@@ -8,6 +8,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import Array
 
 from bbvi._tree import is_floating, named_leaves, shapes
@@ -148,8 +149,8 @@ def check_problem(problem: Problem, params: Params, x: Data) -> None:
     if not isinstance(problem.objective, Objective):
         raise TypeError(f"objective must be a bbvi.Objective, got {problem.objective!r}.")
     for name, leaf in named_leaves(x, "x").items():
-        if jnp.size(leaf) == 0:
-            raise ValueError(f"data '{name}' is empty (shape {jnp.shape(leaf)}).")
+        if 0 in np.shape(leaf):
+            raise ValueError(f"data '{name}' is empty (shape {np.shape(leaf)}).")
     for part, tree in (("guide", params.guide), ("model_params", params.model)):
         for name, leaf in named_leaves(tree, part).items():
             if not jnp.issubdtype(jnp.result_type(leaf), jnp.floating):

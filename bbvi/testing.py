@@ -54,7 +54,7 @@ def replicate_gradients(
         noise = estimator.draw(key, problem)
         return ravel_pytree(estimator.estimate(noise, problem, params, x, state)[0].grads)[0]
 
-    # In batches, to bound the memory; and see DRAW_BATCH in infer/result.py for why never over 16,384 at once.
+    # In batches, for the reasons given at DRAW_BATCH in infer/result.py.
     run = jax.jit(lambda keys: jax.lax.map(one, keys, batch_size=BATCH))
     return run(jax.random.split(key, replicates))
 
@@ -219,6 +219,7 @@ def check_estimator(estimator: Estimator, *, replicates: int = 20_000) -> None:
     assert hash(estimator) == hash(estimator), "an estimator must be hashable"
 
 
+@jax.debug_key_reuse(False)
 def _check_step(estimator: Estimator, problem: Problem, params: Params) -> None:
     noise = estimator.draw(jax.random.key(2), problem)
     state = estimator.init(problem, params, None)
