@@ -54,7 +54,7 @@ def replicate_gradients(
         noise = estimator.draw(key, problem)
         return ravel_pytree(estimator.estimate(noise, problem, params, x, state)[0].grads)[0]
 
-    # In batches, for the reasons given at DRAW_BATCH in infer/result.py.
+    # In batches, to bound the memory.
     run = jax.jit(lambda keys: jax.lax.map(one, keys, batch_size=BATCH))
     return run(jax.random.split(key, replicates))
 
@@ -294,7 +294,7 @@ def check_guide(guide: Guide, x: Data = None, *, num_samples: int = 10_000) -> N
             leaves = jax.tree.leaves(problem.sample(noise, params, x))
             return sum((jnp.sum(jnp.sin(leaf + 1.0)) for leaf in leaves), jnp.zeros(()))
 
-        moved = ravel_pytree(jax.grad(total)(params))[0]
+        moved = ravel_pytree(jax.jit(jax.grad(total))(params))[0]
         assert float(jnp.abs(moved).max()) > 0, "reparameterized, but draws have no gradient"
 
 

@@ -5,8 +5,7 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -23,11 +22,9 @@ def _listen(event: str, seconds: float, **_: Any) -> None:
 jax.monitoring.register_event_duration_secs_listener(_listen)
 
 
-@contextmanager
-def count_compilations() -> Iterator[Callable[[], int]]:
-    """Counts the programs that XLA compiles inside the block."""
-    before = len(_compilations)
-    yield lambda: len(_compilations) - before
+def compilations() -> int:
+    """Programs that XLA has compiled so far in this process."""
+    return len(_compilations)
 
 
 def clock(call: Callable[[], Any]) -> tuple[float, float, Any]:
@@ -74,7 +71,7 @@ def import_times(repetitions: int = 7) -> dict[str, dict[str, float] | None]:
     seconds: dict[str, list[float]] = {name: [] for name in statements}
     for _ in range(repetitions):
         for name, statement in statements.items():
-            code = f"import time; t = time.perf_counter(); {statement}; print(time.perf_counter() - t)"
+            code = f"from time import time; t = time(); {statement}; print(time() - t)"
             done = subprocess.run(
                 [sys.executable, "-c", code], capture_output=True, text=True, check=True
             )

@@ -6,15 +6,18 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-# A room may import from rooms of lower rank and from itself; rooms of one rank, not each other,
-# except those of rank 0.
+# A room may import itself and rooms of lower rank. Only within rank 0 may rooms import each other.
 RANKS = {
-    0: ("problem", "supports", "factors", "dependence"),  # and modules named _*
+    0: ("supports", "factors", "dependence"),  # and modules named _*
     1: ("guides", "objectives", "baselines"),
-    2: ("estimators",),
-    3: ("infer",),
-    4: ("amortized", "diagnostics", "plotting", "testing"),
+    2: ("problem",),  # binds a log_joint, a guide and an objective
+    3: ("estimators",),
+    4: ("diagnostics",),  # estimates with their errors: a result reports them
+    5: ("infer",),
+    6: ("amortized", "plotting", "testing"),
 }
+# A result draws itself, but nothing loads matplotlib before it is asked to.
+DEFERRED = {("infer", "bbvi.plotting")}
 RANK_OF = {room: rank for rank, rooms in RANKS.items() for room in rooms}
 FILES = sorted((ROOT / "bbvi").rglob("*.py"))
 
@@ -54,4 +57,5 @@ def test_imports_go_one_way(path):
         there = room_of(module)
         assert there, "import from the module that defines a name, not from bbvi itself"
         is_below = rank(there) < rank(here) or rank(there) == rank(here) == 0
-        assert there == here or is_below or rank(here) == 4, f"{here} must not import {module}"
+        is_allowed = there == here or is_below or (here, module) in DEFERRED
+        assert is_allowed, f"{here} must not import {module}"

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import abc
 import dataclasses
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NamedTuple
 
 import distrax
 import jax
 import jax.numpy as jnp
 from jax import Array
-from tensorflow_probability.substrates.jax import distributions as tfd
+from jax.scipy.special import betaln, digamma
 
 from bbvi import supports
 from bbvi._types import Key, PyTree
@@ -192,6 +192,23 @@ class Laplace(LocationScale):
         return distrax.Laplace(jnp.zeros(()), jnp.ones(()))
 
 
+class _StandardStudentT(NamedTuple):
+    """Student-t at location 0 and scale 1; distrax has none, and TFP's warns under new JAX."""
+
+    df: float
+
+    def sample(self, seed: Key, sample_shape: tuple[int, ...]) -> Array:
+        return jax.random.t(seed, self.df, sample_shape)
+
+    def log_prob(self, value: Array) -> Array:
+        return jax.scipy.stats.t.logpdf(value, self.df)
+
+    def entropy(self) -> Array:
+        half, one = 0.5 * self.df, jnp.ones(())
+        spread = digamma((half + 0.5) * one) - digamma(half * one)
+        return (half + 0.5) * spread + 0.5 * jnp.log(self.df) + betaln(half * one, 0.5 * one)
+
+
 @dataclasses.dataclass(frozen=True)
 class StudentT(LocationScale):
     r"""Independent Student-t distributions with fixed degrees of freedom: heavier tails.
@@ -221,8 +238,7 @@ class StudentT(LocationScale):
             raise ValueError(f"StudentT df must be positive, got {self.df}.")
 
     def standard(self) -> Any:
-        zero = jnp.zeros(())
-        return distrax.as_distribution(tfd.StudentT(zero + self.df, zero, zero + 1))
+        return _StandardStudentT(self.df)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -244,6 +244,9 @@ class LowRank(GaussianGuide):
             raise ValueError(f"LowRank rank must be an int of at least 1, got {rank!r}.")
         object.__setattr__(self, "rank", rank)
 
+    def __repr__(self) -> str:
+        return f"{super().__repr__()[:-1]}, rank={self.rank})"
+
     def init(self, key: Key, x: Data) -> PyTree:
         # At factor = 0 its gradient vanishes: a small random start breaks the symmetry.
         key, factor_key = jax.random.split(key)

@@ -51,7 +51,8 @@ class Product(Guide):
     @staticmethod
     def _latent_names(guide: Guide) -> list[str]:
         def draw(key: Key) -> Latents:
-            return guide.sample(guide.base_noise(key), guide.init(key, None), None)
+            init_key, noise_key = jax.random.split(key)
+            return guide.sample(guide.base_noise(noise_key), guide.init(init_key, None), None)
 
         z = jax.eval_shape(draw, jax.eval_shape(lambda: jax.random.key(0)))
         if not isinstance(z, dict):
@@ -84,7 +85,12 @@ class Product(Guide):
         return {k: v for guide, n, p in parts for k, v in guide.sample(n, p, x).items()}
 
     def _split(self, z: Latents) -> list[Latents]:
-        return [{name: z[name] for name in self._latent_names(guide)} for guide in self.guides]
+        names = [self._latent_names(guide) for guide in self.guides]
+        expected = sorted(name for part in names for name in part)
+        if not isinstance(z, dict) or sorted(z) != expected:
+            got = sorted(z) if isinstance(z, dict) else type(z).__name__
+            raise ValueError(f"Product has latents {expected}, got {got}: names must match.")
+        return [{name: z[name] for name in part} for part in names]
 
     def site_log_probs(self, params: PyTree, x: Data, z: Latents) -> dict[str, Array]:
         parts = zip(self.guides, params, self._split(z), strict=True)

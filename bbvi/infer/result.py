@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -63,35 +64,37 @@ class Restarts(NamedTuple):
     states: FitState
 
 
-# Draws are made this many at a time: it bounds the memory of a large request, and keeps clear of
-# a miscompilation of XLA on CPU (jaxlib 0.10.2), which gives wrong values for some reductions
-# over more than 16,384 rows, such as vmap of sum((a - 1) * log(z)).
+# Draws are made at most this many at a time, to bound the memory of a large request.
 DRAW_BATCH = 4096
 
 
+def _over_keys(function: Callable[[Key], PyTree], key: Key, num_samples: int) -> PyTree:
+    keys = jax.random.split(key, num_samples)
+    if num_samples <= DRAW_BATCH:
+        return jax.vmap(function)(keys)
+    return jax.lax.map(function, keys, batch_size=DRAW_BATCH)
+
+
 @functools.partial(jax.jit, static_argnames=("problem", "num_samples"))
-def _draw(
-    problem: Problem, key: Key, params: Params, x: Data, num_samples: int
-) -> tuple[Latents, Array]:
-    """Draws ``[S, ...]`` and their log densities ``[S]``."""
+def _draw(problem: Problem, key: Key, params: Params, x: Data, num_samples: int) -> Latents:
+    """Draws ``[S, ...]``."""
 
-    def one(key: Key) -> tuple[Latents, Array]:
-        noise = problem.guide.base_noise(key)
-        return problem.guide.sample_and_log_prob(noise, params.guide, x)
+    def one(key: Key) -> Latents:
+        return problem.guide.sample(problem.guide.base_noise(key), params.guide, x)
 
-    return jax.lax.map(one, jax.random.split(key, num_samples), batch_size=DRAW_BATCH)
+    return _over_keys(one, key, num_samples)
 
 
 @functools.partial(jax.jit, static_argnames=("problem", "num_samples"))
 def _log_weights(problem: Problem, key: Key, params: Params, x: Data, num_samples: int) -> Array:
     """Log weights ``[S]`` at fresh draws."""
-    z, log_q = _draw(problem, key, params, x, num_samples)
-    log_p = jax.lax.map(
-        lambda draw: problem.log_joint(x, draw, *problem.model_args(params)),
-        z,
-        batch_size=DRAW_BATCH,
-    )
-    return log_p - log_q
+
+    def one(key: Key) -> Array:
+        noise = problem.guide.base_noise(key)
+        z, log_q = problem.guide.sample_and_log_prob(noise, params.guide, x)
+        return problem.log_joint(x, z, *problem.model_args(params)) - log_q
+
+    return _over_keys(one, key, num_samples)
 
 
 @functools.partial(jax.jit, static_argnames=("problem",))
@@ -156,7 +159,7 @@ class FitResult:
           A pytree like the latents, every leaf with a leading axis S.
         """
         key, num_samples = check_key(key), _positive(num_samples)
-        return _draw(self.problem, key, self.params, self.x, num_samples)[0]
+        return _draw(self.problem, key, self.params, self.x, num_samples)
 
     def log_prob(self, z: Latents) -> Array:
         """Log density of ONE value of the latents under the approximate posterior, a scalar."""

@@ -23,27 +23,23 @@ CONTINUOUS = [
     bbvi.Reparameterization(1, entropy="closed_form"),
     bbvi.Reparameterization(2, entropy="monte_carlo"),
     bbvi.Reparameterization(3, entropy="stick_the_landing"),
-    bbvi.Reparameterization(4),
     bbvi.PerSite({"z": bbvi.Reparameterization(2)}),
     bbvi.PerSite({"z": bbvi.ScoreFunction(4)}),
 ]
 ANY = [
-    bbvi.ScoreFunction(1, bbvi.NoBaseline()),
-    bbvi.ScoreFunction(4, bbvi.NoBaseline()),
-    bbvi.ScoreFunction(4, bbvi.MovingAverage()),
+    bbvi.ScoreFunction(8, bbvi.NoBaseline()),
+    bbvi.ScoreFunction(8, bbvi.MovingAverage()),
     bbvi.ScoreFunction(2),
-    bbvi.ScoreFunction(8),
     bbvi.VarGrad(2),
-    bbvi.VarGrad(8),
 ]
 
 
-@pytest.mark.parametrize("estimator", CONTINUOUS + ANY, ids=repr)
+@pytest.mark.parametrize("estimator", [*CONTINUOUS, *ANY, bbvi.VarGrad(8)], ids=repr)
 def test_unbiased(estimator):
-    check_estimator(estimator)
+    check_estimator(estimator, replicates=30_000)
 
 
-@pytest.mark.parametrize("estimator", CONTINUOUS + ANY, ids=repr)
+@pytest.mark.parametrize("estimator", [*CONTINUOUS, *ANY], ids=repr)
 def test_loss_is_minus_the_bound(estimator, key):
     problem, params, _ = normal_problem()
     noise = estimator.draw(key, problem)
@@ -68,7 +64,7 @@ def test_loss_at_the_posterior_is_minus_the_log_evidence(estimator, key):
     np.testing.assert_allclose(estimate.log_weights, LOG_Z, atol=1e-5)
 
 
-@pytest.mark.parametrize("estimator", CONTINUOUS + ANY, ids=repr)
+@pytest.mark.parametrize("estimator", [CONTINUOUS[0], CONTINUOUS[-1], *ANY[1:]], ids=repr)
 def test_float64(estimator, key):
     with jax.enable_x64(True):
         problem, params, _ = normal_problem()
@@ -106,7 +102,7 @@ def test_structure_of_the_latents_changes_nothing(estimator, pack, key):
     np.testing.assert_allclose(got, wanted, rtol=1e-6)
 
 
-@pytest.mark.parametrize("estimator", [bbvi.Reparameterization(4), *ANY], ids=repr)
+@pytest.mark.parametrize("estimator", [bbvi.Reparameterization(4), *ANY[1:]], ids=repr)
 def test_vmap_over_parameters(estimator, key):
     problem, params, _ = normal_problem()
     state, noise = estimator.init(problem, params, None), estimator.draw(key, problem)
@@ -147,7 +143,9 @@ def single_bernoulli():
     return problem, params._replace(guide=params.guide._replace(families=families))
 
 
-@pytest.mark.parametrize("estimator", [None, *ANY], ids=repr)
+@pytest.mark.parametrize(
+    "estimator", [None, bbvi.ScoreFunction(1, bbvi.NoBaseline()), bbvi.VarGrad(2)], ids=repr
+)
 def test_single_bernoulli(estimator):
     problem, params = single_bernoulli()
     estimator = estimator or bbvi.estimators.default_estimator(problem, params, None)

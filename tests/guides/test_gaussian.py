@@ -26,13 +26,15 @@ def real_guide(kind):
     guide = KINDS[kind]({"a": bbvi.Normal((3,)), "b": bbvi.Normal((2,))})
     params = guide.init(jax.random.key(0), None)
     rng = np.random.default_rng(0)
-    params = {name: leaf + jnp.asarray(0.4 * rng.normal(size=leaf.shape), leaf.dtype) for name, leaf in params.items()}
+    params = {
+        name: leaf + jnp.asarray(0.4 * rng.normal(size=leaf.shape), leaf.dtype)
+        for name, leaf in params.items()
+    }
     if kind == "full":
         params["lower"] = jnp.tril(params["lower"], -1)
-        tril = np.tril(params["lower"], -1) + np.diag(np.exp(params["log_diagonal"]))
-        return guide, params, tril @ tril.T
-    factor, scale = np.asarray(params["factor"]), np.exp(params["log_scale"])
-    return guide, params, np.diag(scale**2) + factor @ factor.T
+    noise = guide.base_noise(jax.random.key(7))
+    mixing = jax.jacobian(guide.location)(noise, params)  # u = loc + mixing @ noise
+    return guide, params, np.asarray(mixing, np.float64) @ np.asarray(mixing, np.float64).T
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -17,7 +17,7 @@ PARTS = (
 
 
 def test_parts_of_the_guide_agree():
-    check_guide(bbvi.Product(*PARTS), num_samples=4000)
+    check_guide(bbvi.Product(*PARTS), num_samples=2000)
     check_guide(bbvi.Product(PARTS[0], PARTS[2]), num_samples=2000)
 
 
