@@ -80,10 +80,13 @@ def psis_khat(log_weights: Array) -> float:
     ratios = np.asarray(log_weights, np.float64)
     if ratios.size < 100:
         raise ValueError(f"k-hat needs at least 100 draws, got {ratios.size}.")
-    if not np.isfinite(ratios).all() or np.ptp(ratios) == 0:
-        return -np.inf if np.ptp(ratios) == 0 else np.inf
+    if not np.isfinite(ratios).all():
+        return np.inf
+    if np.ptp(ratios) == 0:
+        return -np.inf
     from arviz_stats.base import array_stats  # heavy: only when a verdict is asked for
 
     # The function takes log(q / p) and negates it; with the other sign bad fits look perfect.
-    _, khat = array_stats.psislw(-ratios)
-    return float(khat)
+    with np.errstate(all="ignore"):  # hardly varying weights divide by about zero
+        _, khat = array_stats.psislw(-ratios)
+    return -np.inf if np.isnan(khat) else float(khat)

@@ -52,6 +52,14 @@ class Problem:
     guide: Guide
     objective: Objective = dataclasses.field(default_factory=Elbo)
 
+    def __post_init__(self) -> None:
+        if not isinstance(self.guide, Guide):
+            raise TypeError(
+                f"guide must be a bbvi.Guide such as bbvi.MeanField({{...}}), got {self.guide!r}."
+            )
+        if not isinstance(self.objective, Objective):
+            raise TypeError(f"objective must be a bbvi.Objective, got {self.objective!r}.")
+
     def init(self, key: Key, x: Data, model_params: PyTree = None) -> Params:
         """Initial parameters of the guide, beside the given ones of the model."""
         return Params(self.guide.init(key, x), model_params)
@@ -142,12 +150,6 @@ def check_problem(problem: Problem, params: Params, x: Data) -> None:
 
     Traces shapes only; costs one trace of ``log_joint`` and no compilation.
     """
-    if not isinstance(problem.guide, Guide):
-        raise TypeError(
-            f"guide must be a bbvi.Guide such as bbvi.MeanField({{...}}), got {problem.guide!r}."
-        )
-    if not isinstance(problem.objective, Objective):
-        raise TypeError(f"objective must be a bbvi.Objective, got {problem.objective!r}.")
     for name, leaf in named_leaves(x, "x").items():
         if 0 in np.shape(leaf):
             raise ValueError(f"data '{name}' is empty (shape {np.shape(leaf)}).")

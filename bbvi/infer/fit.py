@@ -127,6 +127,7 @@ def fit(
     """
     began = time.perf_counter()
     _check_options(num_steps, num_restarts, nonfinite, trace_fn, stopping, init_state)
+    _check_callbacks(callbacks)
     chosen = Optimizer.of(default_optimizer() if optimizer is None else optimizer)
     problem, is_batched = Problem(log_joint, guide, objective or Elbo()), num_restarts > 1
     x = jax.tree.map(jnp.asarray, x)
@@ -134,6 +135,7 @@ def fit(
     if init_state is None:
         params = _initial(problem, keys[0], x, init_params, model_params, num_restarts)
     else:
+        _check_resume_params(problem, init_state.params, x, num_restarts)
         params = init_state.params
 
     one = jax.tree.map(lambda leaf: leaf[0], params) if is_batched else params
@@ -157,6 +159,7 @@ def fit(
         best = restarts.best
     state, history = jax.tree.map(lambda leaf: leaf[best], (state, History(*record)))
     tail = history.loss[since:]
+    tail = tail[np.isfinite(tail)]  # without the steps that were skipped
     detail = explain_nonfinite(algorithm, state, x) if status == "nonfinite" else ""
     result = FitResult(
         status=final_status(status, history.loss, tail),
@@ -195,6 +198,14 @@ def _check_options(
         raise TypeError(f"init_state must be the .state of a result, got {init_state!r}.")
 
 
+def _check_callbacks(callbacks: Any) -> None:
+    if not isinstance(callbacks, Sequence):
+        raise TypeError(f"callbacks must be a sequence of functions, got {callbacks!r}.")
+    for callback in callbacks:
+        if not callable(callback):
+            raise TypeError(f"callbacks must be functions of Progress, got {callback!r}.")
+
+
 @functools.lru_cache(maxsize=1024)
 def _prepare(
     problem: Problem, estimator: Estimator | None, treedef: Any, shapes: tuple[Any, ...]
@@ -218,13 +229,25 @@ def _initial(
     return make(key) if restarts == 1 else jax.vmap(make)(jax.random.split(key, restarts))
 
 
+RESUME = (
+    "init_state does not fit this call: guide, model_params, estimator, optimizer and "
+    "num_restarts must be those of the run it came from."
+)
+
+
+def _check_resume_params(problem: Problem, params: Params, x: Data, restarts: int) -> None:
+    """Raise unless the guide's parameters in a state to continue from have the guide's shapes."""
+    lead = (restarts,) if restarts > 1 else ()
+    own = jax.eval_shape(lambda: problem.guide.init(jax.random.key(0), x))
+    wanted = jax.tree.map(lambda leaf: (*lead, *leaf.shape), own)
+    if jax.tree.map(jnp.shape, params.guide) != wanted:
+        raise ValueError(RESUME)
+
+
 def _check_resume(given: FitState, fresh: FitState) -> None:
     """Raise unless a state to continue from fits this model, guide, estimator and optimizer."""
     if jax.tree.map(jnp.shape, given) != jax.tree.map(jnp.shape, fresh):
-        raise ValueError(
-            "init_state does not fit this call: guide, model_params, estimator, optimizer and "
-            "num_restarts must be those of the run it came from."
-        )
+        raise ValueError(RESUME)
 
 
 def _compare(problem: Problem, key: Key, state: FitState, x: Data) -> Restarts:
@@ -235,7 +258,9 @@ def _compare(problem: Problem, key: Key, state: FitState, x: Data) -> Restarts:
     best = int(np.argmax(np.where(np.isfinite(values), values, -np.inf)))
 
     def gap(mean: Array, sd: Array) -> np.ndarray:
-        scaled = jnp.abs(mean - mean[best][None]) / jnp.maximum(sd[best][None], 1e-30)
+        # Of both runs: a discrete site may be saturated, and have no spread, in the best one.
+        pooled = jnp.sqrt(0.5 * (sd**2 + sd[best][None] ** 2))
+        scaled = jnp.abs(mean - mean[best][None]) / jnp.maximum(pooled, 1e-30)
         return np.asarray(scaled.reshape(len(scaled), -1).max(axis=1))
 
     gaps = jax.tree.leaves(jax.tree.map(gap, mean, sd))

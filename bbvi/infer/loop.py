@@ -117,16 +117,20 @@ class Loop:
         self, state: FitState, count: int, *, is_guarded: bool
     ) -> tuple[FitState, Record, bool]:
         """Take ``count`` steps; once one was not finite, again and from then on guarded."""
-        batched = {"is_batched": self.is_batched}
-        if not is_guarded:
-            next_state, outputs = run_chunk(
-                self.algorithm, state, self.x, count, is_guarded=False, **batched
+        # A state may be run from twice on purpose: every step folds its own number into the key.
+        with jax.debug_key_reuse(False):  # noqa: FBT003 - JAX's own form
+            batched = {"is_batched": self.is_batched}
+            if not is_guarded:
+                next_state, outputs = run_chunk(
+                    self.algorithm, state, self.x, count, is_guarded=False, **batched
+                )
+                record = self._read(outputs, count)
+                if np.isfinite(record.loss).all() and np.isfinite(record.gradient_norm).all():
+                    return next_state, record, False
+            state, outputs = run_chunk(
+                self.algorithm, state, self.x, count, is_guarded=True, **batched
             )
-            record = self._read(outputs, count)
-            if np.isfinite(record.loss).all() and np.isfinite(record.gradient_norm).all():
-                return next_state, record, False
-        state, outputs = run_chunk(self.algorithm, state, self.x, count, is_guarded=True, **batched)
-        return state, self._read(outputs, count), True
+            return state, self._read(outputs, count), True
 
     def _read(self, outputs: Any, count: int) -> Record:
         """The chunk's records on the host; this is where the host waits for the device."""
@@ -174,9 +178,11 @@ class Loop:
 
 
 def _finite_runs(losses: np.ndarray) -> np.ndarray:
-    """With restarts, those whose last loss is finite: a failed one must not hold up the rest."""
+    """Finite losses of one run, which may have skipped steps; with restarts, those of the runs
+    whose last loss is finite: a failed one must not hold up the rest.
+    """
     if losses.ndim == 1:
-        return losses
+        return losses[np.isfinite(losses)]
     good = np.isfinite(losses[:, -1])
     return losses[good] if good.any() else losses
 
@@ -205,6 +211,7 @@ def final_status(status: str, losses: np.ndarray, tail: np.ndarray) -> str:
       losses: losses of the whole run.
       tail: the part of them the run is judged by.
     """
+    losses = np.asarray(losses)[np.isfinite(losses)]  # without the steps that were skipped
     if status not in ("max_steps", "converged") or len(losses) < 100:
         return status
     windows = np.array_split(np.asarray(losses, np.float64), 20)

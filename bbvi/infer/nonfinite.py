@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -10,7 +11,7 @@ import numpy as np
 from jax import Array
 
 from bbvi._tree import is_floating, named_leaves
-from bbvi._types import Data, PyTree
+from bbvi._types import Data, Params, PyTree
 from bbvi.estimators import Estimate
 from bbvi.infer.step import Algorithm, FitState
 
@@ -32,16 +33,24 @@ def _replay(
 
 def explain_nonfinite(algorithm: Algorithm, state: FitState, x: Data) -> str:
     """A message naming the step, the quantity, the data or latents involved, and what to try."""
-    estimate, z, log_p, log_q = _replay(algorithm, state, x)
+    # The failing step is repeated with its own key.
+    with jax.debug_key_reuse(False):  # noqa: FBT003 - JAX's own form
+        estimate, z, log_p, log_q = _replay(algorithm, state, x)
     head = f"step {int(state.step)}: the loss is {float(estimate.loss)}"
     gradients = [
         name
-        for name, leaf in named_leaves(estimate.grads, "params").items()
+        for name, leaf in named_leaves(_by_latent(algorithm, estimate.grads), "params").items()
         if not np.isfinite(np.asarray(leaf)).all()
     ]
     if gradients:
         head += f", and the gradient is not finite in {', '.join(gradients)}"
     return f"{head}. {_cause(x, z, np.asarray(log_p), np.asarray(log_q), list(gradients))}"
+
+
+def _by_latent(algorithm: Algorithm, grads: Params) -> Any:
+    """The gradient under the names of the latents, where the guide can tell."""
+    split = getattr(algorithm.problem.guide, "site_params", None)
+    return grads if split is None else {"guide": split(grads.guide), "model": grads.model}
 
 
 def _cause(x: Data, z: PyTree, log_p: np.ndarray, log_q: np.ndarray, gradients: list[str]) -> str:

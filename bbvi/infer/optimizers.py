@@ -51,10 +51,18 @@ class _ById:
         return id(self.value)
 
 
+def _contents(cell: types.CellType) -> Any:
+    """What a closure holds; a variable that was never set (on a branch not taken) is a name."""
+    try:
+        return cell.cell_contents
+    except ValueError:
+        return "unset"
+
+
 def _fingerprint(value: Any) -> Any:
     """A hashable stand-in that is equal for equal optax closures."""
     if isinstance(value, types.FunctionType) and value.__module__.startswith("optax."):
-        cells = tuple(cell.cell_contents for cell in value.__closure__ or ())
+        cells = tuple(_contents(cell) for cell in value.__closure__ or ())
         defaults = (value.__defaults__, value.__kwdefaults__)
         return (value.__qualname__, value.__code__, _fingerprint(cells), _fingerprint(defaults))
     if isinstance(value, tuple | list):

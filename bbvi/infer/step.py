@@ -218,7 +218,7 @@ def initial_params(
     """Parameters to start from: the guide's own, or the given ones after a check of their form."""
     own = jax.eval_shape(problem.guide.init, key, x)
     if guide_params is None:
-        return problem.init(key, x, jax.tree.map(jnp.asarray, model_params))
+        return _arrays(problem.init(key, x, model_params))
     wanted = {n: leaf.shape for n, leaf in named_leaves(own, "guide").items()}
     got = {n: jnp.shape(leaf) for n, leaf in named_leaves(guide_params, "guide").items()}
     is_same = jax.tree.structure(own) == jax.tree.structure(guide_params)  # type: ignore[operator]
@@ -227,7 +227,12 @@ def initial_params(
             f"init_params do not fit the guide: got {got}, expected {wanted}; make them with "
             "guide.params_at(z, scale) or guide.init(key, x)."
         )
-    return Params(*jax.tree.map(jnp.asarray, (guide_params, model_params)))
+    return _arrays(Params(guide_params, model_params))
+
+
+def _arrays(params: Params) -> Params:
+    """Parameters as arrays of a definite type: a weakly typed one would compile the loop twice."""
+    return jax.tree.map(lambda leaf: jnp.asarray(leaf, jnp.result_type(leaf)), params)
 
 
 @functools.partial(jax.jit, static_argnames=("algorithm", "is_batched"))

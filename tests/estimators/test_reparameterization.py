@@ -35,7 +35,9 @@ SITES = {
 @pytest.mark.parametrize("guide", SITES.values(), ids=list(SITES))
 def test_monte_carlo_entropy_is_closed_form_draw_for_draw(guide, key):
     """log q at loc + scale e, differentiated in full, depends on the draw by a constant only."""
-    problem = bbvi.Problem(lambda x, z: -jnp.sum(z["z"]) + 2.0 * jnp.sum(jnp.log1p(z["z"] ** 2)), guide)
+    problem = bbvi.Problem(
+        lambda x, z: -jnp.sum(z["z"]) + 2.0 * jnp.sum(jnp.log1p(z["z"] ** 2)), guide
+    )
     params = problem.init(jax.random.key(1), None)
     noise = problem.base_noise(key, 4)
     exact, sampled = (
@@ -211,9 +213,7 @@ def test_variance_on_a_parabola():
     problem, params = normal_signal_problem(lambda z: (z - k) ** 2, mu, s)
     # The frozen log q in that problem cancels the one whose parameters are held fixed.
     estimator = bbvi.Reparameterization(1, entropy="stick_the_landing")
-    gradients = replicate_gradients(
-        jax.random.key(1), estimator, problem, params, None, REPLICATES
-    )
+    gradients = replicate_gradients(jax.random.key(1), estimator, problem, params, None, REPLICATES)
     check_variance(gradients, [by_mu, s**2 * by_s])
 
 
@@ -226,9 +226,7 @@ def test_variance_on_a_cosine():
     np.testing.assert_allclose(exact, 1.9996, rtol=1e-4)
     problem, params = normal_signal_problem(lambda z: jnp.cos(k * z), mu, s)
     estimator = bbvi.Reparameterization(1, entropy="stick_the_landing")
-    gradients = replicate_gradients(
-        jax.random.key(1), estimator, problem, params, None, REPLICATES
-    )
+    gradients = replicate_gradients(jax.random.key(1), estimator, problem, params, None, REPLICATES)
     check_variance(gradients[:, 0], exact)
 
 
@@ -255,9 +253,7 @@ def test_gamma_variance():
         at = params._replace(guide=params.guide._replace(families={"z": gamma}))
         # The closed-form entropy adds a constant to the derivative of the draw.
         estimator = bbvi.Reparameterization(1, entropy="closed_form")
-        gradients = replicate_gradients(
-            jax.random.key(1), estimator, problem, at, None, REPLICATES
-        )
+        gradients = replicate_gradients(jax.random.key(1), estimator, problem, at, None, REPLICATES)
         check_variance(gradients[:, column], exact)
 
 
@@ -359,7 +355,9 @@ def test_discrete_sites_are_refused():
 
 def callback(x, z):
     shape = jax.ShapeDtypeStruct((), jnp.float32)
-    return jax.pure_callback(lambda z: -np.asarray(z) ** 2, shape, z["z"], vmap_method="expand_dims")
+    return jax.pure_callback(
+        lambda z: -(np.asarray(z) ** 2), shape, z["z"], vmap_method="expand_dims"
+    )
 
 
 def rounded(x, z):

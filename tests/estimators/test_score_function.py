@@ -106,18 +106,14 @@ def test_variance_without_baseline():
     ]
     np.testing.assert_allclose(exact, [2.6292, 7.9443], rtol=1e-4)
     problem, params = gaussian_problem()
-    gradients = replicate_gradients(
-        jax.random.key(1), REINFORCE, problem, params, None, REPLICATES
-    )
+    gradients = replicate_gradients(jax.random.key(1), REINFORCE, problem, params, None, REPLICATES)
     check_variance(gradients, exact)
 
 
 def test_variance_without_baseline_at_the_posterior():
     """The signal is then log Z, a constant, yet the gradient is not zero: (log Z)^2 Var h."""
     problem, params = gaussian_problem(loc=M, scale=T)
-    gradients = replicate_gradients(
-        jax.random.key(1), REINFORCE, problem, params, None, REPLICATES
-    )
+    gradients = replicate_gradients(jax.random.key(1), REINFORCE, problem, params, None, REPLICATES)
     check_variance(gradients, [LOG_Z**2 / T**2, 2 * LOG_Z**2])
 
 
@@ -129,9 +125,7 @@ def test_variance_on_a_parabola():
     by_s = 2 * d**4 / s**2 + 60 * d**2 + 74 * s**2
     np.testing.assert_allclose([by_mu, by_s], [77.922, 347.32], rtol=1e-4)
     problem, params = normal_signal_problem(lambda z: (z - k) ** 2, mu, s)
-    gradients = replicate_gradients(
-        jax.random.key(1), REINFORCE, problem, params, None, REPLICATES
-    )
+    gradients = replicate_gradients(jax.random.key(1), REINFORCE, problem, params, None, REPLICATES)
     check_variance(gradients, [by_mu, s**2 * by_s])
 
 
@@ -143,9 +137,7 @@ def test_variance_on_a_cosine():
     exact = (1 + decay**4 * (1 - 4 * k**2 * s**2) * np.cos(2 * k * mu)) / (2 * s**2) - mean**2
     np.testing.assert_allclose(exact, 0.22181, rtol=1e-4)
     problem, params = normal_signal_problem(lambda z: jnp.cos(k * z), mu, s)
-    gradients = replicate_gradients(
-        jax.random.key(1), REINFORCE, problem, params, None, REPLICATES
-    )
+    gradients = replicate_gradients(jax.random.key(1), REINFORCE, problem, params, None, REPLICATES)
     check_variance(gradients[:, 0], exact)
 
 
@@ -172,9 +164,7 @@ def test_leave_one_out_variance_of_the_elbo(estimator):
     exact = [leave_one_out_variance(f, h, weights, 5) for h in (nodes / S, nodes**2 - 1)]
     np.testing.assert_allclose(exact, [0.37134, 1.2127], rtol=1e-4)
     problem, params = gaussian_problem()
-    gradients = replicate_gradients(
-        jax.random.key(1), estimator, problem, params, None, REPLICATES
-    )
+    gradients = replicate_gradients(jax.random.key(1), estimator, problem, params, None, REPLICATES)
     check_variance(gradients, exact)
 
 
@@ -184,9 +174,7 @@ def test_bernoulli_variance_without_baseline():
     exact = p * ((1 - THETA) * (1 - LEVEL) ** 2 + THETA * LEVEL**2) ** 2
     np.testing.assert_allclose(exact, 0.015594, rtol=1e-4)
     problem, params = bernoulli_signal_problem()
-    gradients = replicate_gradients(
-        jax.random.key(1), REINFORCE, problem, params, None, REPLICATES
-    )
+    gradients = replicate_gradients(jax.random.key(1), REINFORCE, problem, params, None, REPLICATES)
     check_variance(gradients[:, 0], exact)
     check_mean(gradients, np.array([-(1 - 2 * LEVEL) * p]), power=0.5)
 
@@ -269,9 +257,7 @@ def test_steps_in_the_log_joint():
     """A log joint with jumps has a score-function gradient: E floor(z), by the normal CDF."""
     problem = bbvi.Problem(lambda x, z: jnp.floor(z["z"]), bbvi.MeanField({"z": bbvi.Normal()}))
     params = gaussian_problem()[1]
-    assert isinstance(
-        bbvi.estimators.default_estimator(problem, params, None), bbvi.ScoreFunction
-    )
+    assert isinstance(bbvi.estimators.default_estimator(problem, params, None), bbvi.ScoreFunction)
 
     def loss(params):
         loc, log_scale = params.guide.normal[:, 0]

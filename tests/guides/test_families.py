@@ -45,9 +45,7 @@ def exact(name, p):
         "log_normal": lambda: stats.lognorm(np.exp(p["log_scale"]), scale=np.exp(p["loc"])),
         "laplace": lambda: stats.laplace(p["loc"], np.exp(p["log_scale"])),
         "student_t": lambda: stats.t(6.0, p["loc"], np.exp(p["log_scale"])),
-        "gamma": lambda: stats.gamma(
-            np.exp(p["log_concentration"]), scale=np.exp(-p["log_rate"])
-        ),
+        "gamma": lambda: stats.gamma(np.exp(p["log_concentration"]), scale=np.exp(-p["log_rate"])),
         "beta": lambda: stats.beta(np.exp(p["log_alpha"]), np.exp(p["log_beta"])),
         "von_mises": lambda: stats.vonmises(np.exp(p["log_concentration"]), p["loc"]),
     }[name]()
@@ -125,7 +123,9 @@ def test_log_density_on_a_support_is_numpyros_transformed_normal(name):
     params, _ = at(family)
     base = dist.Normal(params["loc"], jnp.exp(params["log_scale"]))
     with jax.numpy_rank_promotion("allow"):
-        wanted = dist.TransformedDistribution(base, dist.biject_to(constraint)).log_prob(jnp.array(z))
+        wanted = dist.TransformedDistribution(base, dist.biject_to(constraint)).log_prob(
+            jnp.array(z)
+        )
     np.testing.assert_allclose(family.log_prob(params, jnp.array(z)), wanted.sum(), rtol=1e-5)
 
 

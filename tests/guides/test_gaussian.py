@@ -117,7 +117,9 @@ def test_guides_compare_by_value_and_print():
     assert bbvi.LowRank(sites, rank=2) != bbvi.LowRank(sites, rank=1)
     assert bbvi.FullRank(sites) != bbvi.MeanField(sites)
     assert repr(bbvi.FullRank(sites)) == "FullRank({'w': Normal(shape=(2,), support=real)})"
-    assert repr(bbvi.LowRank(sites, 2)) == "LowRank({'w': Normal(shape=(2,), support=real)}, rank=2)"
+    assert (
+        repr(bbvi.LowRank(sites, 2)) == "LowRank({'w': Normal(shape=(2,), support=real)}, rank=2)"
+    )
 
 
 def test_one_site_covers_all_latents():
@@ -131,7 +133,11 @@ def test_one_site_covers_all_latents():
     [
         (lambda s: bbvi.LowRank(s, rank=0), ValueError, "rank must be an int of at least 1, got 0"),
         (lambda s: bbvi.LowRank(s, rank=1.5), ValueError, "rank must be an int of at least 1, got"),
-        (lambda s: bbvi.FullRank({"g": bbvi.Gamma()}), TypeError, "FullRank got Gamma.*'g'.*Normal"),
+        (
+            lambda s: bbvi.FullRank({"g": bbvi.Gamma()}),
+            TypeError,
+            "FullRank got Gamma.*'g'.*Normal",
+        ),
         (lambda s: bbvi.FullRank({"g": (3,)}), TypeError, "FullRank got 3 for latent 'g.0'"),
         (lambda s: bbvi.FullRank({}), ValueError, "FullRank needs at least one latent"),
         (

@@ -41,9 +41,7 @@ def test_different_transformations_are_not_equal():
         optax.sgd(1e-2, momentum=0.9, nesterov=True),
         optax.chain(optax.clip_by_global_norm(2.0), optax.adam(1e-2)),
         optax.adam(optax.exponential_decay(1e-2, 100, 0.6)),
-        optax.multi_transform(
-            {"a": optax.adam(1e-2), "b": optax.sgd(1e-3)}, {"x": "b", "y": "a"}
-        ),
+        optax.multi_transform({"a": optax.adam(1e-2), "b": optax.sgd(1e-3)}, {"x": "b", "y": "a"}),
     ]
     assert len({Optimizer.of(optimizer) for optimizer in different}) == len(different)
 
