@@ -74,7 +74,7 @@ def numpyro_run(problem: Problem, x: Any) -> Run | None:
 def _svi(problem: Problem, *, plate: bool) -> Any:
     from numpyro.infer import SVI, Trace_ELBO, TraceGraph_ELBO, TraceMeanField_ELBO, autoguide
 
-    model = _numpyro_model(problem, plate)
+    model = _numpyro_model(problem, plate=plate)
     if problem.estimator == "score_function":
         guide, loss = _score_guide(problem), TraceGraph_ELBO
     elif problem.family == "full_rank":
@@ -86,7 +86,7 @@ def _svi(problem: Problem, *, plate: bool) -> Any:
     return SVI(model, guide, optax.adam(LEARNING_RATE), loss(num_particles=problem.num_samples))
 
 
-def _numpyro_model(problem: Problem, plate: bool) -> Callable[[Any], None]:
+def _numpyro_model(problem: Problem, *, plate: bool) -> Callable[[Any], None]:
     import numpyro
     from numpyro import distributions as dist
 

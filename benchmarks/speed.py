@@ -26,7 +26,7 @@ PACKAGES = ("jax", "jaxlib", "optax", "distrax", "numpyro", "blackjax", "numpy")
 COMPILED_ROUNDS = 2  # rounds for contestants that compile on every call
 
 
-def run_problem(problem: Problem, rounds: int, cold: bool) -> dict[str, Any]:
+def run_problem(problem: Problem, rounds: int, *, cold: bool) -> dict[str, Any]:
     """Measure every contestant that can do the problem."""
     x = jax.block_until_ready(problem.data())
     runs: dict[str, Run] = {}
@@ -90,11 +90,11 @@ def _add_ratios(rows: dict[str, dict[str, Any]], slopes: dict[str, Any]) -> None
     peers = [n for n, row in rows.items() if row["is_peer"] and row["us_per_step"]]
     fastest = min(peers, key=lambda n: rows[n]["us_per_step"]["median"], default=None)
     for name, row in rows.items():
-        row["to_floor"] = measure.ratio(slopes[name]["wall"], slopes["floor"]["wall"])
-        row["cpu_to_floor"] = measure.ratio(slopes[name]["cpu"], slopes["floor"]["cpu"])
-        if fastest is not None:
-            row["fastest_peer"] = fastest
-            row["to_fastest_peer"] = measure.ratio(slopes[name]["wall"], slopes[fastest]["wall"])
+        row["fastest_peer"] = fastest
+        for to, other in (("floor", "floor"), ("fastest_peer", fastest)):
+            for clock in ("wall", "cpu"):
+                theirs = slopes[other][clock] if other else []
+                row[f"{clock}_to_{to}"] = measure.ratio(slopes[name][clock], theirs)
 
 
 def environment(rounds: int) -> dict[str, Any]:
@@ -126,7 +126,7 @@ def main() -> None:
     jax.block_until_ready(jax.numpy.zeros(()) + 1.0)  # starts the backend before any clock
     for name in options.only or PROBLEMS:
         print(f"{name} ...", flush=True)
-        results["problems"].append(run_problem(PROBLEMS[name], rounds, options.cold))
+        results["problems"].append(run_problem(PROBLEMS[name], rounds, cold=options.cold))
         print(report.problem_table(results["problems"][-1]), flush=True)
     if options.imports:
         results["imports_s"] = measure.import_times(3 if options.quick else 7)

@@ -127,23 +127,23 @@ class Picky(bbvi.ScoreFunction):
 def test_other_failures_are_caught():
     with pytest.raises(AssertionError, match="Not equal to tolerance"):
         check_estimator(OtherSignOfLoss(8))
-    with pytest.raises(AssertionError, match="no target accepts .*not this one"):
+    with pytest.raises(AssertionError, match=r"no target accepts .*not this one"):
         check_estimator(Picky(8))
 
 
 def test_check_mean_needs_power(key):
     noisy = 1.0 + 10.0 * jax.random.normal(key, (100, 2))
-    with pytest.raises(AssertionError, match="no power: half-width .* use more replicates"):
+    with pytest.raises(AssertionError, match=r"no power: half-width .* use more replicates"):
         check_mean(noisy, jnp.ones(2))
     check_mean(noisy, jnp.ones(2), power=20.0)
 
 
 def test_check_mean_sees_one_bad_coordinate(key):
-    draws = jax.random.normal(key, (10_000, 3)) * 0.1
-    exact = jnp.array([1.0, 0.0, -1.0])
+    draws = 0.1 * np.asarray(jax.random.normal(key, (10_000, 3)))
+    exact = np.array([1.0, 0.0, -1.0])
     check_mean(draws + exact, exact)
     with pytest.raises(AssertionError, match="biased: coordinate 1 "):
-        check_mean(draws + exact.at[1].add(0.02), exact)
+        check_mean(draws + np.array([0.0, 0.02, 0.0]) + exact, exact)
 
 
 def test_check_mean_without_variance():
@@ -161,7 +161,7 @@ def test_check_mean_false_alarms(key):
 def test_check_zero_mean(key):
     draws = np.asarray(jax.random.normal(key, (10_000, 2)))
     check_zero_mean(draws, "score")
-    with pytest.raises(AssertionError, match="score: mean .* in coordinate 1"):
+    with pytest.raises(AssertionError, match=r"score: mean .* in coordinate 1"):
         check_zero_mean(draws + np.array([0.0, 0.1]), "score")
 
 
@@ -195,8 +195,8 @@ def test_built_in_gradients_are_not_small():
         exact_bernoulli_gradient(bernoulli, at_bernoulli, None),
         jax.grad(normal_loss)(at_normal),
     ):
-        assert float(jnp.abs(ravel_pytree(exact)[0]).min()) > 0.01
-        assert float(jnp.abs(ravel_pytree(exact.model)[0]).max()) > 0.05
+        assert float(jnp.abs(ravel_pytree(exact.guide)[0]).max()) > 0.1
+        assert float(jnp.abs(ravel_pytree(exact.model)[0]).max()) > 0.1
 
 
 class Exponential(bbvi.Guide):

@@ -38,6 +38,16 @@ def gaussian_signal(loc=MU, scale=S):
     return a0, -d * scale / T**2, (1 - ratio) / 2
 
 
+def estimate(estimator, problem, params, noise, x=None):
+    """The first step's estimate, compiled."""
+
+    def first(params, noise):
+        state = estimator.init(problem, params, x)
+        return estimator.estimate(noise, problem, params, x, state)[0]
+
+    return jax.jit(first)(params, noise)
+
+
 def signal_problem(f, guide, guide_params):
     """A problem whose log weight is ``f(z)`` at the given parameters.
 

@@ -14,6 +14,7 @@ from tests.estimators.oracles import (
     S,
     T,
     check_variance,
+    estimate,
     gauss_hermite,
     gaussian_problem,
     normal_signal_problem,
@@ -41,7 +42,7 @@ def test_monte_carlo_entropy_is_closed_form_draw_for_draw(guide, key):
     params = problem.init(jax.random.key(1), None)
     noise = problem.base_noise(key, 4)
     exact, sampled = (
-        bbvi.Reparameterization(4, entropy=entropy).estimate(noise, problem, params, None, ())[0]
+        estimate(bbvi.Reparameterization(4, entropy), problem, params, noise)
         for entropy in ("closed_form", "monte_carlo")
     )
     assert abs(float(exact.loss - sampled.loss)) > 1e-3
@@ -55,7 +56,7 @@ def test_default_entropy(key):
     def gradient(estimator, objective):
         problem, params = gaussian_problem(objective=objective)
         noise = problem.base_noise(key, 4)
-        return estimator.estimate(noise, problem, params, None, ())[0]
+        return estimate(estimator, problem, params, noise)
 
     for objective, entropy in ((bbvi.Elbo(), "closed_form"), (bbvi.Iwae(4), "monte_carlo")):
         chosen = gradient(bbvi.Reparameterization(4), objective)
@@ -67,7 +68,7 @@ def test_stick_the_landing_is_zero_at_the_posterior(key):
     problem, params = gaussian_problem(loc=M, scale=T)
     noise = problem.base_noise(key, 4)
     landed, plain = (
-        bbvi.Reparameterization(4, entropy=e).estimate(noise, problem, params, None, ())[0].grads
+        estimate(bbvi.Reparameterization(4, e), problem, params, noise).grads
         for e in ("stick_the_landing", "monte_carlo")
     )
     np.testing.assert_allclose(landed.guide.normal, 0, atol=2e-6)
@@ -82,7 +83,7 @@ def test_iwae_of_one_is_the_elbo(key):
             problem, params = gaussian_problem(objective=objective)
             estimator.validate(problem, params, None)
             noise = problem.base_noise(key, num_samples)
-            estimates.append(estimator.estimate(noise, problem, params, None, ())[0])
+            estimates.append(estimate(estimator, problem, params, noise))
         jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5), *estimates)
 
 
@@ -174,8 +175,6 @@ def test_implicit_reparameterization_is_unbiased(entropy):
     estimator.validate(problem, params, None)
     replicates = replicate_gradients(jax.random.key(1), estimator, problem, params, None, 10_000)
     exact = jax.grad(loss)(params)
-    order = ravel_pytree(jax.tree.map(jnp.arange, jax.tree.map(jnp.size, exact)))[0].size
-    assert order == replicates.shape[1]
     start = 0
     for site in sorted(exact.guide.families):  # the order in which dicts are raveled
         wanted = ravel_pytree(exact.guide.families[site])[0]
@@ -383,5 +382,5 @@ def test_log_joints_without_a_derivative_are_refused(log_joint):
     assert isinstance(default, bbvi.ScoreFunction)
     default.validate(problem, params, None)
     noise = default.draw(jax.random.key(1), problem)
-    estimate, _ = default.estimate(noise, problem, params, None, ())
-    assert float(jnp.abs(estimate.grads.guide.normal).max()) > 0
+    grads = estimate(default, problem, params, noise).grads
+    assert float(jnp.abs(grads.guide.normal).max()) > 0
