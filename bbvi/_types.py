@@ -20,6 +20,12 @@ class Params(NamedTuple):
     Attributes:
       guide: variational parameters phi of q(z; phi).
       model: parameters theta of a learned ``log_joint(x, z, theta)``; None when there are none.
+
+    Example:
+      >>> import bbvi, optax
+      >>> optimizer = optax.multi_transform(
+      ...     {"guide": optax.adam(0.05), "model": optax.adam(0.01)}, bbvi.Params("guide", "model")
+      ... )
     """
 
     guide: PyTree

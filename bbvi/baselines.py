@@ -17,6 +17,17 @@ class Baseline(abc.ABC):
 
     Attributes:
       min_samples: fewest draws a step must take.
+
+    Example:
+      >>> import dataclasses, bbvi, jax.numpy as jnp
+      >>> @dataclasses.dataclass(frozen=True)
+      ... class Constant(bbvi.Baseline):
+      ...     value: float
+      ...
+      ...     def __call__(self, state, signal):
+      ...         return jnp.full_like(signal, self.value), state
+      >>> bbvi.ScoreFunction(4, Constant(-10.0)).baseline
+      Constant(value=-10.0)
     """
 
     min_samples: ClassVar[int] = 1

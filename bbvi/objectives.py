@@ -18,6 +18,15 @@ class Objective(abc.ABC):
       group_size: how many draws one evaluation of the bound takes.
       is_mean: whether the loss is minus the mean of the log weights (the ELBO), which is what
         the score-function estimators and closed-form entropies need.
+
+    Example:
+      >>> import dataclasses, bbvi, jax.numpy as jnp
+      >>> @dataclasses.dataclass(frozen=True)
+      ... class Worst(bbvi.Objective):
+      ...     def __call__(self, log_weights):
+      ...         return -jnp.min(log_weights)
+      >>> float(Worst()(jnp.array([-1.0, -3.0])))
+      3.0
     """
 
     is_mean: ClassVar[bool] = False

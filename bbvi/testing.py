@@ -20,6 +20,8 @@ from bbvi.guides import Bernoulli, Guide, MeanField, Normal
 from bbvi.problem import Problem
 
 BATCH = 1000
+# Base noise may be a key, and a check makes one draw in many ways.
+_keys_may_repeat = jax.debug_key_reuse(False)  # noqa: FBT003
 FALSE_ALARM = 1e-6  # chance that a correct estimator fails a whole check
 
 
@@ -219,7 +221,7 @@ def check_estimator(estimator: Estimator, *, replicates: int = 20_000) -> None:
     assert hash(estimator) == hash(estimator), "an estimator must be hashable"
 
 
-@jax.debug_key_reuse(False)
+@_keys_may_repeat
 def _check_step(estimator: Estimator, problem: Problem, params: Params) -> None:
     noise = estimator.draw(jax.random.key(2), problem)
     state = estimator.init(problem, params, None)
@@ -239,7 +241,7 @@ def _check_step(estimator: Estimator, problem: Problem, params: Params) -> None:
     )
 
 
-@jax.debug_key_reuse(False)  # type: ignore[untyped-decorator]  # noqa: FBT003 - noise may be a key
+@_keys_may_repeat
 def check_guide(guide: Guide, x: Data = None, *, num_samples: int = 10_000) -> None:
     """Raise unless a guide's parts agree with each other.
 

@@ -19,7 +19,7 @@ def test_mean_and_standard_error():
     estimate = monte_carlo_mean(jnp.asarray(values))
     assert estimate.value == pytest.approx(values.mean(), rel=1e-5)
     assert estimate.standard_error == pytest.approx(0.03, rel=0.05)
-    assert str(monte_carlo_mean(np.array([1.0, 3.0]))) == "2 ± 1"
+    assert str(monte_carlo_mean(np.array([1.0, 3.0]))) == "2.0 ± 1.0"
 
 
 def test_khat_tells_narrow_guides_from_wide_ones():

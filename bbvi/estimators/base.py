@@ -20,6 +20,15 @@ class Estimate(NamedTuple):
       loss: the objective's value (never the surrogate's), a scalar.
       grads: gradient of the loss, with the structure of ``Params``.
       log_weights: ``[S]`` log p - log q of the draws (with a closed-form entropy, its stand-in).
+
+    Example:
+      >>> import bbvi, jax
+      >>> problem = bbvi.Problem(lambda x, z: -0.5 * z**2, bbvi.MeanField(bbvi.Normal()))
+      >>> params, estimator = problem.init(jax.random.key(0), None), bbvi.Reparameterization(4)
+      >>> noise = estimator.draw(jax.random.key(1), problem)
+      >>> estimate, _ = estimator.estimate(noise, problem, params, None, ())
+      >>> bool(estimate.loss == -estimate.log_weights.mean())
+      True
     """
 
     loss: Array
@@ -33,6 +42,20 @@ class Estimator(abc.ABC):
 
     Attributes:
       num_samples: S, independent draws from the guide per step.
+
+    Example:
+      >>> import dataclasses, bbvi, jax
+      >>> @dataclasses.dataclass(frozen=True)
+      ... class ZerothOrder(bbvi.Estimator):
+      ...     "Always zero: a placeholder that shows the form."
+      ...
+      ...     def estimate(self, noise, problem, params, x, state):
+      ...         z, log_q = problem.sample_and_log_q(noise, params, x)
+      ...         log_weights = problem.log_p(params, x, z) - log_q
+      ...         grads = jax.tree.map(lambda leaf: 0.0 * leaf, params)
+      ...         return bbvi.Estimate(problem.objective(log_weights), grads, log_weights), state
+      >>> ZerothOrder(num_samples=3)
+      ZerothOrder(num_samples=3)
     """
 
     num_samples: int = 1

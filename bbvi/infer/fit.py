@@ -43,6 +43,15 @@ class NonFiniteError(FloatingPointError):
 
     Attributes:
       result: the ``FitResult`` up to the last good state.
+
+    Example:
+      >>> import bbvi, jax.numpy as jnp
+      >>> guide = bbvi.MeanField({"tau": bbvi.Normal()})
+      >>> try:
+      ...     bbvi.fit(lambda x, z: jnp.log(z["tau"]), guide, num_steps=10, progress=False)
+      ... except bbvi.NonFiniteError as error:
+      ...     error.result.status
+      'nonfinite'
     """
 
     def __init__(self, message: str, result: FitResult):
@@ -252,7 +261,9 @@ def _check_resume(given: FitState, fresh: FitState) -> None:
 
 def _compare(problem: Problem, key: Key, state: FitState, x: Data) -> Restarts:
     """Which of several runs is best, and how far the others are from it."""
-    log_weights, mean, sd = _evaluate(problem, key, state.params, x)
+    # One key for all runs on purpose: common random numbers make them comparable.
+    with jax.debug_key_reuse(False):  # noqa: FBT003 - JAX's own form
+        log_weights, mean, sd = _evaluate(problem, key, state.params, x)
     elbos = tuple(monte_carlo_mean(weights) for weights in log_weights)
     values = np.array([elbo.value for elbo in elbos])
     best = int(np.argmax(np.where(np.isfinite(values), values, -np.inf)))

@@ -31,6 +31,19 @@ class Progress(NamedTuple):
       num_steps: steps at most.
       loss: losses of the steps since the last call, ``[n]`` (``[R, n]`` with restarts).
       state: the current state.
+
+    Example:
+      >>> import bbvi
+      >>> steps = []
+      >>> result = bbvi.fit(
+      ...     lambda x, z: -0.5 * z**2,
+      ...     bbvi.MeanField(bbvi.Normal()),
+      ...     num_steps=100,
+      ...     progress=False,
+      ...     callbacks=[lambda progress: steps.append(progress.step)],
+      ... )
+      >>> steps[-1]
+      100
     """
 
     step: int

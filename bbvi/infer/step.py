@@ -43,6 +43,12 @@ class FitState(NamedTuple):
       estimator_state: state of the estimator (moving averages and the like).
       rate: multiplier of the optimizer's updates, lowered by ``fit`` as the ELBO levels off.
       skipped: steps left out because their loss or gradient was not finite.
+
+    Example:
+      >>> import bbvi, jax
+      >>> init, _ = bbvi.make_step(lambda x, z: -0.5 * z**2, bbvi.MeanField(bbvi.Normal()))
+      >>> int(init(jax.random.key(0)).step)
+      0
     """
 
     step: Array
@@ -64,6 +70,18 @@ class StepInfo(NamedTuple):
       log_weights: ``[S]`` log weights of the draws.
       params: parameters the gradient was taken at.
       grads: the gradient.
+
+    Example:
+      >>> import bbvi
+      >>> result = bbvi.fit(
+      ...     lambda x, z: -0.5 * z**2,
+      ...     bbvi.MeanField(bbvi.Normal()),
+      ...     num_steps=50,
+      ...     progress=False,
+      ...     trace_fn=lambda info: info.params.guide.normal,
+      ... )
+      >>> result.history.trace.shape
+      (50, 2, 1)
     """
 
     loss: Array
@@ -135,9 +153,17 @@ class Algorithm:
         stepped, info = self.step(state, x, noise)
         applied = info.finite & jnp.logical_not(halted)
         counted = applied | (jnp.logical_not(halted) & (self.nonfinite == "skip"))
-        kept = jax.tree.map(lambda new, old: jnp.where(applied, new, old), stepped, state)
+        names = ("params", "opt_state", "estimator_state")
+        kept = {
+            name: jax.tree.map(
+                lambda new, old: jnp.where(applied, new, old),
+                getattr(stepped, name),
+                getattr(state, name),
+            )
+            for name in names
+        }
         skipped = state.skipped + (counted & ~applied)
-        return kept._replace(step=state.step + counted, skipped=skipped), info
+        return state._replace(step=state.step + counted, skipped=skipped, **kept), info
 
 
 def as_estimator(estimator: Any) -> Estimator | None:

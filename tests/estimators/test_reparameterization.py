@@ -21,7 +21,7 @@ from tests.estimators.oracles import (
 )
 
 ENTROPIES = ["closed_form", "monte_carlo", "stick_the_landing"]
-REPLICATES = 200_000
+REPLICATES = 100_000
 
 
 # Identities.
@@ -52,10 +52,10 @@ def test_monte_carlo_entropy_is_closed_form_draw_for_draw(guide, key):
     )
 
 
-def test_default_entropy(key):
+def test_default_entropy():
     def gradient(estimator, objective):
         problem, params = gaussian_problem(objective=objective)
-        noise = problem.base_noise(key, 4)
+        noise = problem.base_noise(jax.random.key(0), 4)
         return estimate(estimator, problem, params, noise)
 
     for objective, entropy in ((bbvi.Elbo(), "closed_form"), (bbvi.Iwae(4), "monte_carlo")):
@@ -75,16 +75,16 @@ def test_stick_the_landing_is_zero_at_the_posterior(key):
     assert float(jnp.abs(plain.guide.normal).max()) > 0.1
 
 
-def test_iwae_of_one_is_the_elbo(key):
-    for num_samples in (1, 4):
-        estimator = bbvi.Reparameterization(num_samples, entropy="monte_carlo")
-        estimates = []
-        for objective in (bbvi.Elbo(), bbvi.Iwae(1)):
-            problem, params = gaussian_problem(objective=objective)
-            estimator.validate(problem, params, None)
-            noise = problem.base_noise(key, num_samples)
-            estimates.append(estimate(estimator, problem, params, noise))
-        jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5), *estimates)
+@pytest.mark.parametrize("num_samples", [1, 4])
+def test_iwae_of_one_is_the_elbo(num_samples):
+    estimator = bbvi.Reparameterization(num_samples, entropy="monte_carlo")
+    estimates = []
+    for objective in (bbvi.Elbo(), bbvi.Iwae(1)):
+        problem, params = gaussian_problem(objective=objective)
+        estimator.validate(problem, params, None)
+        noise = problem.base_noise(jax.random.key(0), num_samples)
+        estimates.append(estimate(estimator, problem, params, noise))
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5), *estimates)
 
 
 # Means.
@@ -168,13 +168,14 @@ def implicit_problem():
     return problem, params, loss
 
 
+@jax.debug_key_reuse(False)  # it mistakes the loop of distrax's von Mises sampler for a reuse
 @pytest.mark.parametrize("entropy", ENTROPIES)
 def test_implicit_reparameterization_is_unbiased(entropy):
     problem, params, loss = implicit_problem()
     estimator = bbvi.Reparameterization(2, entropy=entropy)
     estimator.validate(problem, params, None)
-    replicates = replicate_gradients(jax.random.key(1), estimator, problem, params, None, 10_000)
     exact = jax.grad(loss)(params)
+    replicates = replicate_gradients(jax.random.key(1), estimator, problem, params, None, 10_000)
     start = 0
     for site in sorted(exact.guide.families):  # the order in which dicts are raveled
         wanted = ravel_pytree(exact.guide.families[site])[0]

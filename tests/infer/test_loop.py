@@ -43,8 +43,10 @@ def test_an_interrupt_keeps_what_there_is():
 
     result = fit(num_steps=300, callbacks=[interrupt])
     assert result.status == "interrupted"
-    assert len(result.history.loss) == int(result.state.step) == 300
-    assert fit(num_steps=10, init_state=result.state).state.step == 310
+    taken = int(result.state.step)
+    assert 0 < taken <= 300
+    assert len(result.history.loss) == taken
+    assert int(fit(num_steps=10, init_state=result.state).state.step) == taken + 10
 
 
 def test_a_run_stops_by_itself_on_an_easy_model():
@@ -80,7 +82,7 @@ def test_a_run_that_got_worse_has_diverged():
 
 
 def judged(status, losses):
-    return final_status(status, losses, losses[len(losses) // 2 :])
+    return final_status(status, losses, losses)
 
 
 @pytest.mark.parametrize("status", ["stopped", "interrupted", "nonfinite"])
@@ -102,7 +104,8 @@ def test_progress_is_shown_when_asked(capfd):
     assert capfd.readouterr().err == ""
     fit(num_steps=100, progress=True)
     shown = capfd.readouterr()
-    assert "100/100" in shown.err or "elbo" in shown.err
+    assert "/100" in shown.err
+    assert "step/s" in shown.err
     assert shown.out == ""
 
 

@@ -108,7 +108,7 @@ def test_printing_gives_a_verdict():
 
 
 def test_printing_warns_of_a_guide_that_is_too_narrow():
-    assert "do not trust the moments" in repr(result(0.4))
+    assert "do not trust the moments" in repr(result(0.25))
 
 
 @pytest.mark.parametrize(

@@ -155,7 +155,7 @@ def test_a_guarded_chunk_halts_where_it_fails():
     guide = bbvi.MeanField({"mu": bbvi.Normal()})
     x = jnp.array(0.75)
     init, _ = bbvi.make_step(sqrt_joint, guide)
-    state = init(jax.random.key(0), x, guide.params_at({"mu": 1.0}, 0.08))
+    state = init(jax.random.key(0), x, guide.params_at({"mu": 1.2}, 0.05))
     run = algorithm(sqrt_joint, guide)
     end, losses = chunks(run, state, [200], x, is_guarded=True)
     halted = int(end.step)
@@ -182,5 +182,3 @@ def test_init_checks_what_it_is_given():
         init(jax.random.key(0), None)
     with pytest.raises(TypeError, match=r"guide must be a bbvi\.Guide"):
         bbvi.make_step(log_joint, "mean_field")[0](jax.random.key(0), X)
-    with pytest.raises(TypeError, match="key must be one typed key"):
-        pair()[0](jax.random.PRNGKey(0), X)
