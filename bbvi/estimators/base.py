@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import abc
 import dataclasses
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import jax
 from jax import Array
@@ -42,6 +42,8 @@ class Estimator(abc.ABC):
 
     Attributes:
       num_samples: S, independent draws from the guide per step.
+      is_pathwise: whether the gradient passes through the draws. True unless a class says
+        otherwise, so that one that does not think of discrete latents is refused them.
 
     Example:
       >>> import dataclasses, bbvi, jax
@@ -59,6 +61,7 @@ class Estimator(abc.ABC):
     """
 
     num_samples: int = 1
+    is_pathwise: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         if not isinstance(self.num_samples, int) or self.num_samples < 1:
@@ -71,8 +74,9 @@ class Estimator(abc.ABC):
 
         Called once before compiling, with arrays or their shapes.
         """
-        del params, x
         check_groups(self, problem)
+        if self.is_pathwise:
+            check_pathwise(problem, params, x, [site.name for site in problem.guide.sites()])
 
     def init(self, problem: Problem, params: Params, x: Data) -> PyTree:
         """State before the first step."""

@@ -9,7 +9,7 @@ import jax
 from jax import Array
 
 from bbvi._types import Data, Params, PyTree
-from bbvi.estimators.base import SurrogateEstimator, check_groups, check_pathwise
+from bbvi.estimators.base import SurrogateEstimator
 from bbvi.problem import Problem
 
 Entropy = Literal["closed_form", "monte_carlo", "stick_the_landing"]
@@ -88,9 +88,8 @@ class Reparameterization(SurrogateEstimator):
             )
 
     def validate(self, problem: Problem, params: Params, x: Data) -> None:
-        check_groups(self, problem)
+        super().validate(problem, params, x)
         check_entropy(self, problem)
-        check_pathwise(problem, params, x, [site.name for site in problem.guide.sites()])
 
     def surrogate(
         self, noise: PyTree, problem: Problem, params: Params, x: Data, state: PyTree

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from typing import ClassVar
 
 import jax.numpy as jnp
 from jax import Array
@@ -69,6 +70,8 @@ class ScoreFunction(SurrogateEstimator):
 
     num_samples: int = 32
     baseline: Baseline = dataclasses.field(default_factory=LeaveOneOut)
+
+    is_pathwise: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
         super().__post_init__()

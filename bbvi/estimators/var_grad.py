@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from typing import ClassVar
 
 import jax.numpy as jnp
 from jax import Array
@@ -42,6 +43,8 @@ class VarGrad(SurrogateEstimator):
     """
 
     num_samples: int = 32
+
+    is_pathwise: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
         super().__post_init__()

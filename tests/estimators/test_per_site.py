@@ -126,7 +126,7 @@ def test_each_site_has_its_own_baseline_state():
     assert state["z"].weight == pytest.approx(1 - 0.9**2)
 
 
-def test_sites_of_one_leaf_without_a_derivative_are_split():
+def test_default_scores_only_the_sites_it_must():
     """The default is pathwise where it can be: here in one of two normals."""
 
     def log_joint(x, z):
@@ -147,7 +147,7 @@ def test_sites_of_one_leaf_without_a_derivative_are_split():
         )
 
 
-def test_full_rank_and_bernoulli_in_a_product(key):
+def test_full_rank_and_bernoulli_in_a_product():
     """Sites of other guides than the mean field: names are those of ``guide.sites()``."""
     sites = {"w": bbvi.Normal((2,)), "c": bbvi.Bernoulli()}
     guide = bbvi.Product(bbvi.FullRank({"w": sites["w"]}), bbvi.MeanField({"c": sites["c"]}))
@@ -157,7 +157,7 @@ def test_full_rank_and_bernoulli_in_a_product(key):
     for pathwise in (bbvi.Reparameterization(4, e) for e in ("closed_form", "monte_carlo")):
         estimator = bbvi.PerSite({"w": pathwise, "c": bbvi.ScoreFunction(4, bbvi.NoBaseline())})
         estimator.validate(problem, params, None)
-        noise = estimator.draw(key, problem)
+        noise = estimator.draw(jax.random.key(2), problem)
         grads.append(estimate(estimator, problem, params, noise).grads.guide[0])
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5), *grads)
 

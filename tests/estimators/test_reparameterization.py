@@ -175,7 +175,7 @@ def test_implicit_reparameterization_is_unbiased(entropy):
     estimator = bbvi.Reparameterization(2, entropy=entropy)
     estimator.validate(problem, params, None)
     exact = jax.grad(loss)(params)
-    replicates = replicate_gradients(jax.random.key(1), estimator, problem, params, None, 10_000)
+    replicates = replicate_gradients(jax.random.key(1), estimator, problem, params, None, 5_000)
     start = 0
     for site in sorted(exact.guide.families):  # the order in which dicts are raveled
         wanted = ravel_pytree(exact.guide.families[site])[0]
