@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, NamedTuple, TypeAlias
 
+import jax
+import jax.numpy as jnp
 from jax import Array
 
 PyTree: TypeAlias = Any
@@ -30,3 +32,15 @@ class Params(NamedTuple):
 
     guide: PyTree
     model: PyTree = None
+
+
+def check_key(key: Any) -> Key:
+    """The key, or an error if it is not one typed JAX key."""
+    is_array = isinstance(key, jax.Array)
+    if not (is_array and jnp.issubdtype(key.dtype, jax.dtypes.prng_key) and key.shape == ()):
+        got = f"{key.dtype}{list(key.shape)} array" if is_array else repr(key)
+        raise TypeError(
+            f"key must be one typed key, got {got}; make it with jax.random.key(0) (a legacy "
+            "jax.random.PRNGKey can be wrapped by jax.random.wrap_key_data)."
+        )
+    return key

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import numbers
 import time
 from collections.abc import Callable, Sequence
 from typing import Any, get_args
@@ -14,14 +15,14 @@ import optax
 from jax import Array
 
 from bbvi._tree import abstract
-from bbvi._types import Data, Key, LogJoint, Params, PyTree
+from bbvi._types import Data, Key, LogJoint, Params, PyTree, check_key
 from bbvi.diagnostics import monte_carlo_mean
 from bbvi.estimators import Estimator, default_estimator
 from bbvi.guides.base import Guide
 from bbvi.infer.loop import Loop, Progress, final_status
 from bbvi.infer.nonfinite import explain_nonfinite
 from bbvi.infer.optimizers import Optimizer, default_optimizer
-from bbvi.infer.result import FitResult, History, Restarts, check_key
+from bbvi.infer.result import FitResult, History, Restarts
 from bbvi.infer.step import (
     Algorithm,
     FitState,
@@ -119,6 +120,8 @@ def fit(
       TypeError, ValueError: an argument is wrong; the message says what was got and expected.
       NonFiniteError: a step was not finite (with ``nonfinite="raise"`` and ``throw``); its
         ``result`` holds the last good state.
+      Exception: whatever a callback, or Python code called by the model, raised; a ``result``
+        with the last good state is attached to it.
 
     Example:
       >>> import bbvi, jax, jax.numpy as jnp
@@ -164,12 +167,14 @@ def fit(
     restarts: Restarts | None = None
     best: Any = ...
     if is_batched:
-        restarts = _compare(problem, keys[2], state, x)
-        best = restarts.best
+        restarts = None if loop.error else _compare(problem, keys[2], state, x)
+        best = restarts.best if restarts else 0
     state, history = jax.tree.map(lambda leaf: leaf[best], (state, History(*record)))
     tail = history.loss[since:]
     tail = tail[np.isfinite(tail)]  # without the steps that were skipped
     detail = explain_nonfinite(algorithm, state, x) if status == "nonfinite" else ""
+    if loop.error is not None:
+        detail = f"ended by {type(loop.error).__name__}: {str(loop.error).splitlines()[-1]}"
     result = FitResult(
         status=final_status(status, history.loss, tail),
         state=state,
@@ -188,6 +193,13 @@ def fit(
             "such steps out.",
             result,
         )
+    if loop.error is not None and throw:
+        # Any exception can carry the result, as NonFiniteError does.
+        loop.error.result = result  # type: ignore[attr-defined]
+        loop.error.add_note(
+            f"The fit ended at step {int(state.step)}; it is in this exception's .result."
+        )
+        raise loop.error
     return result
 
 
@@ -195,7 +207,8 @@ def _check_options(
     num_steps: Any, num_restarts: Any, nonfinite: Any, trace_fn: Any, stopping: Any, init_state: Any
 ) -> None:
     for name, value in (("num_steps", num_steps), ("num_restarts", num_restarts)):
-        if value is not None and (not isinstance(value, int) or value < 1):
+        is_count = isinstance(value, numbers.Integral) and not isinstance(value, bool)
+        if value is not None and not (is_count and value >= 1):
             raise ValueError(f"{name} must be an int >= 1, got {value!r}.")
     if nonfinite not in get_args(NonFinite):
         raise ValueError(f"nonfinite must be one of {get_args(NonFinite)}, got {nonfinite!r}.")

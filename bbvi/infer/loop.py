@@ -71,6 +71,7 @@ class Loop:
       rule: stopping rule, or None to take all steps.
       lowers_rate: whether the loop may lower the rate (never for an optimizer the user chose).
       is_batched: whether the state has a leading axis of restarts.
+      error: the exception that ended the run, if one did.
     """
 
     algorithm: Algorithm
@@ -79,6 +80,7 @@ class Loop:
     rule: Plateau | None
     lowers_rate: bool
     is_batched: bool
+    error: Exception | None = None
 
     def run(
         self,
@@ -121,6 +123,8 @@ class Loop:
                     status = "stopped"
         except KeyboardInterrupt:
             status = "interrupted"
+        except Exception as error:  # a callback's, or the model's own: the caller raises it again
+            status, self.error = "failed", error
         finally:
             bar.close()
         since = since if self.rule else done // 2

@@ -13,7 +13,7 @@ import numpy as np
 from jax import Array
 
 from bbvi._tree import named_leaves
-from bbvi._types import Data, Key, Latents, Params, PyTree
+from bbvi._types import Data, Key, Latents, Params, PyTree, check_key
 from bbvi.diagnostics import MonteCarlo, monte_carlo_mean, psis_khat
 from bbvi.estimators import Estimator
 from bbvi.infer.step import FitState
@@ -29,6 +29,7 @@ ADVICE = {
     "nonfinite": "the loss or its gradient stopped being finite; the state before that step is "
     "kept in result.state.",
     "stopped": "a callback stopped the run.",
+    "failed": "an exception ended the run; the state before it is kept in result.state.",
     "interrupted": "interrupted by the keyboard; continue with fit(..., init_state=result.state).",
 }
 
@@ -65,14 +66,18 @@ class Restarts(NamedTuple):
 
 
 # Draws are made at most this many at a time, to bound the memory of a large request.
-DRAW_BATCH = 4096
+DRAW_BATCH = 256
+VERDICT_DRAWS = 4096  # with 1000 draws the k-hat of too narrow a guide often passes for a good one
 
 
 def _over_keys(function: Callable[[Key], PyTree], key: Key, num_samples: int) -> PyTree:
-    keys = jax.random.split(key, num_samples)
+    """``function`` of ``num_samples`` keys: batches one after another, the last cut to length."""
     if num_samples <= DRAW_BATCH:
-        return jax.vmap(function)(keys)
-    return jax.lax.map(function, keys, batch_size=DRAW_BATCH)
+        return jax.vmap(function)(jax.random.split(key, num_samples))
+    num_batches = -(-num_samples // DRAW_BATCH)
+    keys = jax.random.split(key, (num_batches, DRAW_BATCH))
+    batches = jax.lax.map(jax.vmap(function), keys)
+    return jax.tree.map(lambda leaf: leaf.reshape(-1, *leaf.shape[2:])[:num_samples], batches)
 
 
 @functools.partial(jax.jit, static_argnames=("problem", "num_samples"))
@@ -107,8 +112,8 @@ class FitResult:
     """An approximate posterior, how it was found, and whether to trust it. Print it.
 
     Attributes:
-      status: ``converged``, ``max_steps``, ``diverged``, ``nonfinite``, ``stopped`` or
-        ``interrupted``.
+      status: ``converged``, ``max_steps``, ``diverged``, ``nonfinite``, ``stopped``,
+        ``interrupted`` or ``failed``.
       state: the last good state; pass it as ``init_state`` to continue.
       history: loss and gradient norm at every step.
       trend: how the loss moved over the last part of the run, at one rate; None if too short.
@@ -227,13 +232,13 @@ class FitResult:
     def _verdict(self) -> str:
         steps = int(self.state.step)
         lines = [f"status   {self.status}: {self.detail or ADVICE[self.status]}"]
-        weights = self.log_weights(jax.random.key(0), 1000)
+        weights = self.log_weights(jax.random.key(0), VERDICT_DRAWS)
         if bool(jnp.isfinite(weights).all()):
             lines.append(f"ELBO     {monte_carlo_mean(weights)} nats")
             lines.append(f"k-hat    {_describe_khat(psis_khat(weights))}")
         else:
             bad = int(jnp.sum(~jnp.isfinite(weights)))
-            lines.append(f"ELBO     not finite at {bad} of 1000 draws")
+            lines.append(f"ELBO     not finite at {bad} of {VERDICT_DRAWS} draws")
         if self.trend is not None:
             gain = MonteCarlo(self.trend.gain, self.trend.standard_error)
             lines.append(f"trend    {gain} nats gained over the last {self.trend.num_steps} steps")
@@ -290,18 +295,6 @@ def format_summary(summary: dict[str, dict[str, float]], max_rows: int = 40) -> 
     if len(summary) > max_rows:
         lines.append(f"... and {len(summary) - max_rows} more")
     return "\n".join(lines)
-
-
-def check_key(key: Any) -> Key:
-    """The key, or an error if it is not one typed JAX key."""
-    is_array = isinstance(key, jax.Array)
-    if not (is_array and jnp.issubdtype(key.dtype, jax.dtypes.prng_key) and key.shape == ()):
-        got = f"{key.dtype}{list(key.shape)} array" if is_array else repr(key)
-        raise TypeError(
-            f"key must be one typed key, got {got}; make it with jax.random.key(0) (a legacy "
-            "jax.random.PRNGKey can be wrapped by jax.random.wrap_key_data)."
-        )
-    return key
 
 
 def _positive(num_samples: int) -> int:

@@ -14,7 +14,7 @@ import optax
 from jax import Array
 
 from bbvi._tree import named_leaves
-from bbvi._types import Data, Key, LogJoint, Params, PyTree
+from bbvi._types import Data, Key, LogJoint, Params, PyTree, check_key
 from bbvi.estimators import Estimator, PerSite, default_estimator
 from bbvi.guides.base import Guide
 from bbvi.infer.optimizers import Optimizer, default_optimizer
@@ -225,7 +225,7 @@ def make_step(
     def init(
         key: Key, x: Data = None, params: PyTree = None, model_params: PyTree = None
     ) -> FitState:
-        init_key, run_key = jax.random.split(key)
+        init_key, run_key = jax.random.split(check_key(key))
         full = initial_params(problem, init_key, x, params, model_params)
         check_problem(problem, full, x)
         algorithm.resolve(full, x).validate(problem, full, x)

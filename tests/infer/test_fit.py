@@ -316,3 +316,64 @@ def test_mean_field_of_a_correlated_gaussian_is_the_one_of_theory():
     gap = 0.5 * (np.log(np.diag(precision)).sum() - np.linalg.slogdet(precision)[1])
     exact = reference.log_evidence - gap
     assert elbo.value == pytest.approx(exact, abs=0.02 + 4 * elbo.standard_error)
+
+
+def test_an_exception_of_a_callback_carries_the_result():
+    def log_joint(x, z):
+        return -0.5 * jnp.sum(z["w"] ** 2)
+
+    def callback(progress):
+        raise OSError("disk full")
+
+    guide = bbvi.MeanField({"w": bbvi.Normal((2,))})
+    options = {"num_steps": 200, "progress": False, "callbacks": [callback]}
+    with pytest.raises(OSError, match="disk full") as caught:
+        bbvi.fit(log_joint, guide, **options)
+    assert caught.value.result.status == "failed"
+    assert int(caught.value.result.state.step) == len(caught.value.result.history.loss) > 0
+    result = bbvi.fit(log_joint, guide, throw=False, **options)
+    assert result.status == "failed"
+    assert "OSError: disk full" in repr(result)
+
+
+def test_an_exception_of_the_model_leaves_the_state_before_it():
+    calls = []
+
+    def host(w):
+        calls.append(None)
+        if len(calls) > 250:
+            raise OSError("simulator down")
+        return np.float32(-0.5 * np.sum(w**2))
+
+    def log_joint(x, z):
+        shape = jax.ShapeDtypeStruct((), jnp.float32)
+        return jax.pure_callback(host, shape, z["w"], vmap_method="sequential")
+
+    guide = bbvi.MeanField({"w": bbvi.Normal((2,))})
+    first = bbvi.fit(
+        log_joint, guide, estimator=bbvi.ScoreFunction(2), num_steps=100, progress=False
+    )
+    with pytest.raises(Exception, match="simulator down") as caught:
+        bbvi.fit(
+            log_joint,
+            guide,
+            estimator=bbvi.ScoreFunction(2),
+            num_steps=100,
+            progress=False,
+            init_state=first.state,
+        )
+    np.testing.assert_array_equal(
+        caught.value.result.params.guide.normal, first.params.guide.normal
+    )
+
+
+@pytest.mark.parametrize("num_steps", [True, 10.0, "10"])
+def test_num_steps_is_a_count(num_steps):
+    with pytest.raises(ValueError, match="num_steps must be an int >= 1"):
+        bbvi.fit(lambda x, z: -0.5 * z**2, bbvi.MeanField(bbvi.Normal()), num_steps=num_steps)
+
+
+def test_num_steps_may_be_a_numpy_integer():
+    guide = bbvi.MeanField(bbvi.Normal())
+    result = bbvi.fit(lambda x, z: -0.5 * z**2, guide, num_steps=np.int64(30), progress=False)
+    assert len(result.history.loss) == 30

@@ -182,3 +182,11 @@ def test_init_checks_what_it_is_given():
         init(jax.random.key(0), None)
     with pytest.raises(TypeError, match=r"guide must be a bbvi\.Guide"):
         bbvi.make_step(log_joint, "mean_field")[0](jax.random.key(0), X)
+
+
+def test_init_wants_one_typed_key():
+    init, _ = bbvi.make_step(lambda x, z: -0.5 * z**2, bbvi.MeanField(bbvi.Normal()))
+    with pytest.raises(TypeError, match=r"key must be one typed key, got uint32\[2\] array"):
+        init(jax.random.PRNGKey(0))
+    with pytest.raises(TypeError, match="key must be one typed key"):
+        init(jax.random.split(jax.random.key(0), 3))
