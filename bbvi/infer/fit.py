@@ -106,7 +106,8 @@ def fit(
       init_state: ``result.state`` of an earlier fit, to continue it; it is left usable.
       num_restarts: independent runs from different keys, compiled as one; the best is returned
         and their agreement reported.
-      trace_fn: what to record at every step, a function of ``StepInfo``; it is compiled.
+      trace_fn: what to record at every step besides the loss, a function of ``StepInfo`` such as
+        ``lambda info: info.gradient_norm``; it is compiled.
       callbacks: called between chunks with a ``Progress``; one that returns True stops the run.
       nonfinite: when a loss or gradient is not finite: ``"raise"`` an error, ``"skip"`` the step
         and count it, or ``"stop"`` and return what there is.

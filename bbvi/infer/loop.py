@@ -53,10 +53,9 @@ class Progress(NamedTuple):
 
 
 class Record(NamedTuple):
-    """Losses, gradient norms (``[n]`` or ``[R, n]``) and traces of the steps taken so far."""
+    """Losses (``[n]`` or ``[R, n]``) and traces of the steps taken so far."""
 
     loss: np.ndarray
-    gradient_norm: np.ndarray
     trace: PyTree
 
 
@@ -138,13 +137,13 @@ class Loop:
         with jax.debug_key_reuse(False):  # noqa: FBT003 - JAX's own form
             batched = {"is_batched": self.is_batched}
             if not is_guarded:
-                next_state, outputs = run_chunk(
+                next_state, is_finite, outputs = run_chunk(
                     self.algorithm, state, self.x, count, is_guarded=False, **batched
                 )
                 record = self._read(outputs, count)
-                if np.isfinite(record.loss).all() and np.isfinite(record.gradient_norm).all():
+                if bool(np.all(is_finite)):
                     return next_state, record, False
-            state, outputs = run_chunk(
+            state, _, outputs = run_chunk(
                 self.algorithm, state, self.x, count, is_guarded=True, **batched
             )
             return state, self._read(outputs, count), True
@@ -185,13 +184,12 @@ class Loop:
         axis = 1 if self.is_batched else 0
         if not records:
             empty = np.zeros((len(taken), 0) if self.is_batched else (0,))
-            return Record(empty, empty, ())
+            return Record(empty, ())
         joined = jax.tree.map(lambda *leaves: np.concatenate(leaves, axis=axis), *records)
         if not self.is_batched:
             return jax.tree.map(lambda leaf: leaf[: int(taken)], joined)
         after = np.arange(joined.loss.shape[1])[None, :] >= taken[:, None]
-        blanked = [np.where(after, np.nan, leaf) for leaf in (joined.loss, joined.gradient_norm)]
-        return joined._replace(loss=blanked[0], gradient_norm=blanked[1])
+        return joined._replace(loss=np.where(after, np.nan, joined.loss))
 
 
 def _finite_runs(losses: np.ndarray) -> np.ndarray:

@@ -39,12 +39,10 @@ class History(NamedTuple):
 
     Attributes:
       loss: the objective's value.
-      gradient_norm: Euclidean norm of the gradient.
       trace: outputs of ``trace_fn``, stacked, or ``()``.
     """
 
     loss: np.ndarray
-    gradient_norm: np.ndarray
     trace: PyTree = ()
 
 
@@ -115,7 +113,7 @@ class FitResult:
       status: ``converged``, ``max_steps``, ``diverged``, ``nonfinite``, ``stopped``,
         ``interrupted`` or ``failed``.
       state: the last good state; pass it as ``init_state`` to continue.
-      history: loss and gradient norm at every step.
+      history: the loss at every step, and what ``trace_fn`` recorded.
       trend: how the loss moved over the last part of the run, at one rate; None if too short.
       problem: the model, guide and objective.
       estimator: the gradient estimator that was used.

@@ -128,6 +128,7 @@ class Algorithm:
         updates = jax.tree.map(lambda u: u * state.rate.astype(u.dtype), updates)
         # NaN and infinity both survive a sum of squares, so the norm shows whether the gradient
         # is finite (a norm beyond the largest float does not pass either: that is a divergence).
+        # Where nothing reads it, as in an unguarded chunk without a trace, it is not computed.
         squares = [jnp.vdot(g, g) for g in jax.tree.leaves(estimate.grads)]
         gradient_norm = jnp.sqrt(sum(squares, jnp.zeros(())))
         info = StepInfo(
@@ -277,13 +278,14 @@ def run_chunk(
     *,
     is_batched: bool,
     is_guarded: bool,
-) -> tuple[FitState, tuple[Array, Array, PyTree]]:
+) -> tuple[FitState, Array, tuple[Array, PyTree]]:
     """Run ``num_steps``, at most the product of ``chunk_shape``, as one program.
 
     Checking every step before applying it costs up to a quarter of a step (the gradient must be
-    written out and reduced first), so a chunk first runs unguarded. Only if its record shows a
-    loss or norm that is not finite is it run again, guarded, from the state it began with, which
-    is why that state is not donated. Steps have their own keys: the second run repeats the first.
+    written out and reduced first), so a chunk first runs unguarded. Only if a loss or the final
+    parameters are not finite, which every bad gradient leads to, is it run again, guarded, from
+    the state it began with; that is why that state is not donated. Steps have their own keys: the
+    second run repeats the first.
 
     Args:
       algorithm: what to run.
@@ -295,8 +297,8 @@ def run_chunk(
         is to skip it, the state then stays so for the rest of the chunk.
 
     Returns:
-      The state, and per step (padded to the chunk's length): losses, gradient norms, outputs of
-      ``trace_fn``.
+      The state; whether all losses and its parameters are finite; and per step, padded to the
+      chunk's length, losses and outputs of ``trace_fn``.
     """
     run = functools.partial(_run_chunk, algorithm, x=x, num_steps=num_steps, is_guarded=is_guarded)
     return jax.vmap(run)(state) if is_batched else run(state)
@@ -304,7 +306,7 @@ def run_chunk(
 
 def _run_chunk(
     algorithm: Algorithm, state: FitState, *, x: Data, num_steps: Array, is_guarded: bool
-) -> tuple[FitState, tuple[Array, Array, PyTree]]:
+) -> tuple[FitState, Array, tuple[Array, PyTree]]:
     first = state.step
     num_blocks, block = chunk_shape(algorithm, state, x)
 
@@ -316,7 +318,7 @@ def _run_chunk(
         else:
             state, info = algorithm.step(state, x, noise)
         traced = () if algorithm.trace_fn is None else algorithm.trace_fn(info)
-        return (state, halted), (info.loss, info.gradient_norm, traced)
+        return (state, halted), (info.loss, traced)
 
     def run_block(carry: Any, start: Array) -> tuple[Any, Any]:
         steps = start + jnp.arange(block)
@@ -335,7 +337,9 @@ def _run_chunk(
 
     starts = block * jnp.arange(num_blocks)
     (state, _), outputs = jax.lax.scan(maybe_block, (state, jnp.zeros((), bool)), starts)
-    return state, jax.tree.map(lambda leaf: leaf.reshape(-1, *leaf.shape[2:]), outputs)
+    losses, traces = jax.tree.map(lambda leaf: leaf.reshape(-1, *leaf.shape[2:]), outputs)
+    finite = [jnp.isfinite(leaf).all() for leaf in (losses, *jax.tree.leaves(state.params))]
+    return state, jnp.stack(finite).all(), (losses, traces)
 
 
 def _when(condition: Array, run: Callable[..., Any], carry: Any, inputs: Any) -> tuple[Any, Any]:

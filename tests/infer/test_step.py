@@ -46,7 +46,7 @@ def algorithm(joint=log_joint, guide=GUIDE, nonfinite="raise"):
 def chunks(algorithm, state, lengths, x=X, *, is_guarded=False):
     losses = []
     for length in lengths:
-        state, outputs = run_chunk(
+        state, _, outputs = run_chunk(
             algorithm, state, x, length, is_batched=False, is_guarded=is_guarded
         )
         losses.append(outputs[0][:length])
