@@ -17,7 +17,7 @@ from jax import Array, lax
 from benchmarks.problems import LEARNING_RATE, Problem
 
 BLOCK_ENTRIES = 1 << 17  # base noise is drawn for a block of steps at once
-MAX_BLOCK = 500
+MAX_BLOCK = 1000
 HALF_LOG_2PI_E = 0.5 * math.log(2.0 * math.pi * math.e)
 
 

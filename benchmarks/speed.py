@@ -34,7 +34,7 @@ def run_problem(problem: Problem, rounds: int, *, cold: bool) -> dict[str, Any]:
     for name, contestant in CONTESTANTS.items():
         run = contestant.prepare(problem, x)
         if run is None:
-            print(f"  {name}: absent, it has no such mode")
+            print(f"  {name}: absent, it cannot do this problem")
             continue
         runs[name], rows[name] = run, _first_calls(problem, run)
         if cold:
