@@ -278,7 +278,8 @@ def _compare(problem: Problem, key: Key, state: FitState, x: Data) -> Restarts:
     # One key for all runs on purpose: common random numbers make them comparable.
     with jax.debug_key_reuse(False):  # noqa: FBT003 - JAX's own form
         log_weights, mean, sd = _evaluate(problem, key, state.params, x)
-    elbos = tuple(monte_carlo_mean(weights) for weights in log_weights)
+    # On the host first: iterating over a device array would compile a program to take it apart.
+    elbos = tuple(monte_carlo_mean(weights) for weights in np.asarray(log_weights))
     values = np.array([elbo.value for elbo in elbos])
     best = int(np.argmax(np.where(np.isfinite(values), values, -np.inf)))
 

@@ -27,7 +27,7 @@ NonFinite = Literal["raise", "skip", "stop"]
 # base noise is drawn for blocks of steps at once: generating random numbers dominates a small
 # step, and one large call is far cheaper than many small ones.
 MAX_CHUNK = 10_000
-MAX_BLOCK = 500
+MAX_BLOCK = 1000
 BLOCK_ENTRIES = 1 << 17
 RECORD_ENTRIES = 1 << 24
 
