@@ -2,6 +2,7 @@
 
 from bbvi.infer.fit import NonFiniteError, fit
 from bbvi.infer.loop import Progress
+from bbvi.infer.mode import find_mode
 from bbvi.infer.result import FitResult, History, Restarts, format_summary
 from bbvi.infer.step import FitState, StepInfo, make_step
 from bbvi.infer.stopping import Plateau
@@ -15,6 +16,7 @@ __all__ = [
     "Progress",
     "Restarts",
     "StepInfo",
+    "find_mode",
     "fit",
     "format_summary",
     "make_step",
