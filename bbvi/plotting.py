@@ -61,9 +61,10 @@ def plot_result(result: FitResult, path: str | None = None) -> Any:
 
 
 def _marginals(draws: Any) -> dict[str, np.ndarray]:
-    """Draws of every scalar by its name."""
+    """Draws of every scalar by its name; small latents first, as the most often asked for."""
     scalars = {}
-    for name, leaf in named_leaves(draws, "latents").items():
+    leaves = named_leaves(draws, "latents")
+    for name, leaf in sorted(leaves.items(), key=lambda item: item[1].size):
         values = np.asarray(leaf)
         for index in np.ndindex(values.shape[1:]):
             label = name + ("[" + ",".join(map(str, index)) + "]" if index else "")
