@@ -2,16 +2,23 @@
 
 from bbvi import diagnostics, guides, supports
 from bbvi._types import Params
-from bbvi.baselines import Baseline, LeaveOneOut, MovingAverage, NoBaseline
+from bbvi.baselines import Baseline, LearnedBaseline, LeaveOneOut, MovingAverage, NoBaseline
+from bbvi.dependence.check import BlanketReport, check_blankets
+from bbvi.dependence.explain import Explanation, explain
 from bbvi.estimators import (
+    CoordinateControlVariate,
     Estimate,
     Estimator,
+    LocalExpectation,
+    Overdispersed,
     PerSite,
     Reparameterization,
     ScoreFunction,
     SurrogateEstimator,
+    TaylorControlVariate,
     VarGrad,
 )
+from bbvi.factors import FactorizedLogJoint, scale_data_terms
 from bbvi.guides import (
     Bernoulli,
     Beta,
@@ -43,26 +50,35 @@ from bbvi.infer import (
 )
 from bbvi.objectives import Elbo, Iwae, Objective
 from bbvi.problem import Problem
+from bbvi.sampling import Antithetic, Independent, Sampling, ScrambledSobol
 
 __version__ = "0.1.0"
 
 __all__ = [
+    "Antithetic",
     "Baseline",
     "Bernoulli",
     "Beta",
+    "BlanketReport",
     "Categorical",
+    "CoordinateControlVariate",
     "Dirichlet",
     "Elbo",
     "Estimate",
     "Estimator",
+    "Explanation",
+    "FactorizedLogJoint",
     "FitResult",
     "FitState",
     "FullRank",
     "Gamma",
     "Guide",
+    "Independent",
     "Iwae",
     "Laplace",
+    "LearnedBaseline",
     "LeaveOneOut",
+    "LocalExpectation",
     "LogNormal",
     "LowRank",
     "MeanField",
@@ -71,6 +87,7 @@ __all__ = [
     "NonFiniteError",
     "Normal",
     "Objective",
+    "Overdispersed",
     "Params",
     "PerSite",
     "Plateau",
@@ -78,17 +95,23 @@ __all__ = [
     "Product",
     "Progress",
     "Reparameterization",
+    "Sampling",
     "ScoreFunction",
+    "ScrambledSobol",
     "StepInfo",
     "StudentT",
     "SurrogateEstimator",
+    "TaylorControlVariate",
     "VarGrad",
     "VonMises",
+    "check_blankets",
     "diagnostics",
+    "explain",
     "find_mode",
     "fit",
     "format_summary",
     "guides",
     "make_step",
+    "scale_data_terms",
     "supports",
 ]

@@ -20,6 +20,12 @@ def named_leaves(tree: PyTree, root: str) -> dict[str, Any]:
     }
 
 
+def with_leaf(tree: PyTree, root: str, name: str, leaf: Any) -> PyTree:
+    """The tree with the leaf called ``name`` replaced."""
+    leaves = named_leaves(tree, root) | {name: leaf}
+    return jax.tree.unflatten(jax.tree.structure(tree), list(leaves.values()))
+
+
 def shapes(tree: PyTree, root: str) -> str:
     """``{w: float32[31], c: int32[10]}``: what a tree holds, for error messages."""
     parts = []

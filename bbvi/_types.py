@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
 from typing import Any, NamedTuple, TypeAlias
 
@@ -32,6 +33,28 @@ class Params(NamedTuple):
 
     guide: PyTree
     model: PyTree = None
+
+
+@dataclasses.dataclass(frozen=True)
+class Site:
+    """A part of the latents that one estimator is chosen for.
+
+    Attributes:
+      name: path of the latent, such as ``"w"`` or ``"layers.0"``.
+      leaves: paths of the latent leaves the site covers.
+      family: name of the distribution, for messages.
+      reparameterized: whether a draw is a differentiable function of the guide's parameters.
+      event_ndims: trailing axes of the site's one leaf that q draws jointly (1 for the rows of a
+        Dirichlet); what they leave are independent blocks. None: the site is one block.
+      num_values: K, where each entry takes the values 0..K-1; None for any other support.
+    """
+
+    name: str
+    leaves: tuple[str, ...]
+    family: str
+    reparameterized: bool
+    event_ndims: int | None = None
+    num_values: int | None = None
 
 
 def check_key(key: Any) -> Key:

@@ -11,8 +11,11 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from bbvi._tree import is_floating, named_leaves, shapes
+from bbvi._log_joint import trace_log_joint
+from bbvi._tree import is_floating, named_leaves
 from bbvi._types import Data, Key, Latents, LogJoint, Params, PyTree
+from bbvi.dependence.split_inline import inline_calls
+from bbvi.factors import FactorizedLogJoint
 from bbvi.guides.base import Guide
 from bbvi.objectives import Elbo, Objective
 
@@ -101,6 +104,12 @@ class Problem:
 
         return jax.eval_shape(draw, jax.random.key(0), params, x)
 
+    def block_shapes(self, params: Params, x: Data) -> dict[str, tuple[int, ...]]:
+        """Shape of the independent blocks of each site of the guide."""
+        z = self.draw_shapes(params, x)
+        log_probs = jax.eval_shape(self.guide.site_log_probs, params.guide, x, z)
+        return {name: leaf.shape for name, leaf in log_probs.items()}
+
     def pathwise_leaves(self, params: Params, x: Data) -> dict[str, bool]:
         """For each latent leaf, whether ``log_joint`` has a usable derivative in it.
 
@@ -163,34 +172,13 @@ def check_problem(problem: Problem, params: Params, x: Data) -> None:
                 )
     z = problem.draw_shapes(params, x)
     _check_log_joint(problem, params, x, z)
+    if isinstance(problem.log_joint, FactorizedLogJoint):
+        problem.log_joint.check_scopes(x, z, *problem.model_args(params))
 
 
 def _check_log_joint(problem: Problem, params: Params, x: Data, z: Latents) -> None:
-    described = shapes(z, "latents")
-    try:
-        closed = jax.make_jaxpr(
-            lambda draw, x, params: problem.log_joint(x, draw, *problem.model_args(params))
-        )(z, x, params)
-    except KeyError as error:
-        raise ValueError(
-            f"log_joint reads latent {error}, which the guide does not have; the guide's latents "
-            f"are {described}."
-        ) from error
-    except (TypeError, ValueError, AttributeError, IndexError) as error:
-        raise ValueError(
-            f"log_joint failed on one draw with latents {described}: {error}"
-        ) from error
-    if len(closed.out_avals) != 1:
-        raise ValueError(f"log_joint must return one scalar, got {len(closed.out_avals)} arrays.")
-    (out,) = closed.out_avals
-    if out.shape != ():
-        raise ValueError(
-            f"log_joint must return a scalar for ONE draw of the latents, got shape {out.shape}; "
-            "sum over the data, and leave the sample axis to bbvi."
-        )
-    if not jnp.issubdtype(out.dtype, jnp.floating):
-        raise TypeError(f"log_joint must return a floating-point scalar, got dtype {out.dtype}.")
-    unread = _unread(closed.jaxpr, list(named_leaves(z, "latents")))
+    closed = trace_log_joint(problem.log_joint, x, z, *problem.model_args(params))
+    unread = _unread(inline_calls(closed).jaxpr, list(named_leaves(z, "latents")))
     if unread:
         raise ValueError(
             f"log_joint never reads latent {', '.join(map(repr, unread))}: its posterior would be "

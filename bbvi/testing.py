@@ -14,9 +14,10 @@ import numpy as np
 from jax import Array
 from jax.flatten_util import ravel_pytree
 
-from bbvi._types import Data, Key, Params
+from bbvi._tree import named_leaves
+from bbvi._types import Data, Key, Latents, Params
 from bbvi.estimators import Estimator
-from bbvi.guides import Bernoulli, Guide, MeanField, Normal
+from bbvi.guides import Bernoulli, Guide, MeanField, Normal, Site
 from bbvi.problem import Problem
 
 BATCH = 1000
@@ -278,7 +279,13 @@ def check_guide(guide: Guide, x: Data = None, *, num_samples: int = 10_000) -> N
     by_site = jax.vmap(lambda draw: guide.site_log_probs(params.guide, x, draw))(z)
     names = {site.name for site in guide.sites()}
     assert set(by_site) == names, f"log densities of {set(by_site)} for sites {names}"
-    np.testing.assert_allclose(sum(by_site.values()), log_q, rtol=2e-3, atol=2e-3)
+    for site in guide.sites():
+        blocks = () if site.event_ndims is None else block_shape(z, site)
+        got = by_site[site.name].shape[1:]
+        assert got == blocks, f"log densities of '{site.name}' have shape {got}, expected {blocks}"
+    total_log_q = sum(jnp.sum(leaf.reshape(num_samples, -1), 1) for leaf in by_site.values())
+    np.testing.assert_allclose(total_log_q, log_q, rtol=2e-3, atol=2e-3)
+    assert set(guide.site_params(params.guide)) == names, "site_params does not name every site"
 
     _, entropy = jax.jit(problem.sample_and_entropy)(noise, params, x)
     check_zero_mean(np.asarray(entropy + log_q)[:, None], "entropy and minus log density")
@@ -298,6 +305,12 @@ def check_guide(guide: Guide, x: Data = None, *, num_samples: int = 10_000) -> N
 
         moved = ravel_pytree(jax.jit(jax.grad(total))(params))[0]
         assert float(jnp.abs(moved).max()) > 0, "reparameterized, but draws have no gradient"
+
+
+def block_shape(z: Latents, site: Site) -> tuple[int, ...]:
+    """Shape of the independent blocks of a site of one leaf, from draws ``[S, ...]``."""
+    shape = named_leaves(z, "latents")[site.leaves[0]].shape[1:]
+    return tuple(shape[: len(shape) - (site.event_ndims or 0)])
 
 
 def check_zero_mean(values: np.ndarray, what: str) -> None:

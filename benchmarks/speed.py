@@ -8,11 +8,8 @@ what a call costs besides its steps shows in the second call of the same shape.
 """
 
 import argparse
-import importlib.metadata
 import json
-import os
 import pathlib
-import platform
 from typing import Any
 
 import jax
@@ -97,21 +94,6 @@ def _add_ratios(rows: dict[str, dict[str, Any]], slopes: dict[str, Any]) -> None
                 row[f"{clock}_to_{to}"] = measure.ratio(slopes[name][clock], theirs)
 
 
-def environment(rounds: int) -> dict[str, Any]:
-    """What a reader needs to judge the numbers."""
-    return {
-        "versions": {name: importlib.metadata.version(name) for name in PACKAGES},
-        "python": platform.python_version(),
-        "machine": platform.machine(),
-        "device": jax.devices()[0].device_kind,
-        "cpu_count": os.cpu_count(),
-        "load_average": os.getloadavg()[0],
-        "dtype": "float32",
-        "optimizer": f"adam({LEARNING_RATE})",
-        "rounds": rounds,
-    }
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--quick", action="store_true", help="3 rounds instead of 11")
@@ -122,7 +104,12 @@ def main() -> None:
     options = parser.parse_args()
 
     rounds = 3 if options.quick else 11
-    results: dict[str, Any] = {"environment": environment(rounds), "problems": []}
+    settings = {"optimizer": f"adam({LEARNING_RATE})", "rounds": rounds}
+    results: dict[str, Any] = {
+        "suite": "speed",
+        "environment": measure.environment(*PACKAGES) | settings,
+        "problems": [],
+    }
     jax.block_until_ready(jax.numpy.zeros(()) + 1.0)  # starts the backend before any clock
     for name in options.only or PROBLEMS:
         print(f"{name} ...", flush=True)

@@ -1,7 +1,8 @@
 """A registry of small, well-understood targets for tests, benchmarks and notebooks.
 
-Every target has a log joint, its data, the guides that suit it, and an answer to compare with: a
-closed form, an enumeration, a quadrature, or a long Monte Carlo run. Each file says which.
+Every target has a log joint, its data and the guides that suit it. Most have an answer to compare
+with: a closed form, an enumeration, a quadrature, or a long Monte Carlo run; each file says which.
+Most also list which entries of their latents interact.
 
     import models
 
@@ -15,14 +16,23 @@ from models import (
     beta_bernoulli,
     breast_cancer,
     conjugate_gaussian,
+    crowdsourcing,
+    deep_exponential,
     eight_schools,
     gaussian_em,
     gaussian_mixture,
     hidden_markov,
     ising,
+    karate_club,
+    matrix_factorization,
+    panel,
     radon,
+    sigmoid_belief,
     sir_influenza,
+    state_space,
+    topics,
     toy_logistic,
+    wine_mixture,
 )
 from models.registry import Reference, Target, get, names, register
 
@@ -32,15 +42,24 @@ __all__ = [
     "beta_bernoulli",
     "breast_cancer",
     "conjugate_gaussian",
+    "crowdsourcing",
+    "deep_exponential",
     "eight_schools",
     "gaussian_em",
     "gaussian_mixture",
     "get",
     "hidden_markov",
     "ising",
+    "karate_club",
+    "matrix_factorization",
     "names",
+    "panel",
     "radon",
     "register",
+    "sigmoid_belief",
     "sir_influenza",
+    "state_space",
+    "topics",
     "toy_logistic",
+    "wine_mixture",
 ]

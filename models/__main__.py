@@ -42,7 +42,8 @@ def run(
     )
     print(result, "\n")
     print(bbvi.format_summary(result.summary(), max_rows=12))
-    _compare(result, target.reference())
+    if target.reference is not None:
+        _compare(result, target.reference())
     path = output / f"{name}_{guide}.png"
     result.plot(str(path))
     print(f"picture  {path}")

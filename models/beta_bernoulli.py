@@ -25,7 +25,7 @@ def data():
 
     Only the totals are published, so the hits come first.
     """
-    outcomes = np.repeat([1, 0], [18, 27])
+    outcomes = np.repeat([1.0, 0.0], [18, 27])
     return {"outcomes": jnp.asarray(outcomes), "a": jnp.asarray(2.0), "b": jnp.asarray(2.0)}
 
 

@@ -48,6 +48,12 @@ def low_rank():
     return bbvi.LowRank({"w": bbvi.Normal((31,))}, rank=5)
 
 
+def interactions(x):
+    """All pairs: a row of features has no zeros, and its log sigmoid is not additive."""
+    num_features = x["features"].shape[1]
+    return {("w", "w"): np.ones((num_features, num_features), bool)}
+
+
 def reference():
     """Returns the stored summary of a long NUTS run; `run_nuts` made it."""
     stored = load("breast_cancer_nuts")
@@ -110,6 +116,7 @@ register(
         data=data,
         guides={"mean_field": mean_field, "full_rank": full_rank, "low_rank": low_rank},
         reference=reference,
+        interactions=interactions,
         source="Data: Street, Wolberg and Mangasarian (1993), Nuclear Feature Extraction for "
         "Breast Tumor Diagnosis, as shipped with scikit-learn.",
     )

@@ -61,6 +61,12 @@ def low_rank():
     return bbvi.LowRank({"mu": bbvi.Normal((4,))}, rank=2)
 
 
+def interactions(x):
+    """All pairs: no entry of the precision of the noise is zero."""
+    dim = x["noise_tril"].shape[0]
+    return {("mu", "mu"): np.ones((dim, dim), bool)}
+
+
 def posterior():
     r"""Returns mean (D,) and covariance (D, D) of the posterior.
 
@@ -99,6 +105,7 @@ register(
         data=data,
         guides={"mean_field": mean_field, "full_rank": full_rank, "low_rank": low_rank},
         reference=reference,
+        interactions=interactions,
         source="Data: Fisher (1936), The Use of Multiple Measurements in Taxonomic Problems, "
         "as shipped with scikit-learn.",
     )

@@ -73,6 +73,29 @@ def full_rank_noncentered():
     return bbvi.FullRank(_sites("theta_trans"))
 
 
+def _interactions(effects):
+    return {
+        ("mu", "mu"): np.ones((1, 1), bool),
+        ("mu", "tau"): np.ones((1, 1), bool),
+        ("mu", effects): np.ones((1, 8), bool),
+        ("tau", "tau"): np.ones((1, 1), bool),
+        ("tau", effects): np.ones((1, 8), bool),
+        (effects, effects): np.eye(8, dtype=bool),
+    }
+
+
+def interactions_centered(x):
+    """All pairs but two effects: each effect meets mean and deviation in its own prior."""
+    del x
+    return _interactions("theta")
+
+
+def interactions_noncentered(x):
+    """All pairs but two effects: each effect meets mean and deviation in its own measurement."""
+    del x
+    return _interactions("theta_trans")
+
+
 def _reference(effects):
     """Integrates mu and the effects exactly, and tau by quadrature over its prior quantiles.
 
@@ -138,6 +161,7 @@ register(
         data=data,
         guides={"mean_field": mean_field_centered, "full_rank": full_rank_centered},
         reference=reference_centered,
+        interactions=interactions_centered,
         source=_SOURCE,
     )
 )
@@ -148,6 +172,7 @@ register(
         data=data,
         guides={"mean_field": mean_field_noncentered, "full_rank": full_rank_noncentered},
         reference=reference_noncentered,
+        interactions=interactions_noncentered,
         source=_SOURCE,
     )
 )

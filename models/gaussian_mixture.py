@@ -62,6 +62,26 @@ def mean_field():
     )
 
 
+def interactions(x):
+    """An assignment interacts with all parameters, as it may select any component.
+
+    The Dirichlet prior of the weights is uniform, and a width reads one component only: so weights
+    do not interact with each other or with means and scale, nor do two means.
+    """
+    num_data = x["width"].size
+    components = np.eye(NUM_COMPONENTS, dtype=bool)
+    return {
+        ("assignments", "assignments"): np.eye(num_data, dtype=bool),
+        ("assignments", "means"): np.ones((num_data, NUM_COMPONENTS), bool),
+        ("assignments", "scale"): np.ones((num_data, 1), bool),
+        ("assignments", "weights"): np.ones((num_data, NUM_COMPONENTS), bool),
+        ("means", "means"): components,
+        ("means", "scale"): np.ones((NUM_COMPONENTS, 1), bool),
+        ("scale", "scale"): np.ones((1, 1), bool),
+        ("weights", "weights"): components,
+    }
+
+
 def _unpack(points):
     """Maps points (n, 6) to means (n, 3), scale (n,), weights (n, 3) and the log Jacobian (n,)."""
     logits = np.concatenate([points[:, 4:], np.zeros((len(points), 1))], axis=1)
@@ -146,6 +166,11 @@ def mean_field_small():
     return bbvi.MeanField({"assignments": bbvi.Categorical(3, (6,))})
 
 
+def interactions_small(x):
+    """No two assignments interact: the parameters are known."""
+    return {("assignments", "assignments"): np.eye(x["width"].size, dtype=bool)}
+
+
 def reference_small():
     """Sums out each assignment: given the parameters they are independent."""
     from scipy import stats
@@ -171,6 +196,7 @@ register(
         data=data,
         guides={"mean_field": mean_field},
         reference=reference,
+        interactions=interactions,
         source=_SOURCE,
     )
 )
@@ -181,6 +207,7 @@ register(
         data=data_small,
         guides={"mean_field": mean_field_small},
         reference=reference_small,
+        interactions=interactions_small,
         source=_SOURCE,
     )
 )

@@ -8,6 +8,8 @@ from jax.scipy.stats import norm
 import bbvi
 from models.registry import Reference, Target, register
 
+NUM_YEARS = 10
+
 
 def log_joint(x, z):
     r"""A Markov chain of states, each seen through Gaussian noise.
@@ -26,9 +28,10 @@ def log_joint(x, z):
     return log_initial + log_transitions + log_emissions
 
 
-def _arrays():
+def _arrays(num_years=NUM_YEARS):
+    flow = np.array([12.5, 12.6, 12.2, 10.3, 11.0, 7.74, 8.4, 8.74, 6.94, 9.4])
     return {
-        "flow": np.array([12.5, 12.6, 12.2, 10.3, 11.0, 7.74, 8.4, 8.74, 6.94, 9.4]),
+        "flow": np.resize(flow, num_years),
         "initial": np.array([0.5, 0.5]),
         "transition": np.array([[0.8, 0.2], [0.2, 0.8]]),
         "means": np.array([11.0, 8.5]),
@@ -36,14 +39,23 @@ def _arrays():
     }
 
 
-def data():
-    """Returns the annual flow at Aswan from 1894 to 1903 in km^3 / 10, and rounded parameters."""
-    return jax.tree.map(jnp.asarray, _arrays())
+def data(num_years=NUM_YEARS):
+    """Returns the annual flow at Aswan from 1894 to 1903 in km^3 / 10, and rounded parameters.
+
+    For more than ten years the series is repeated.
+    """
+    return jax.tree.map(jnp.asarray, _arrays(num_years))
 
 
-def mean_field():
+def mean_field(num_years=NUM_YEARS):
     """Returns an independent categorical guide, which misses the persistence of the states."""
-    return bbvi.MeanField({"z": bbvi.Categorical(2, (10,))})
+    return bbvi.MeanField({"z": bbvi.Categorical(2, (num_years,))})
+
+
+def interactions(x):
+    """A state interacts with the states of the years before and after."""
+    year = np.arange(x["flow"].size)
+    return {("z", "z"): abs(year[:, None] - year) <= 1}
 
 
 def reference():
@@ -77,6 +89,7 @@ register(
         data=data,
         guides={"mean_field": mean_field},
         reference=reference,
+        interactions=interactions,
         source="Data: Cobb (1978), The Problem of the Nile: Conditional Solution to a Changepoint "
         "Problem.",
     )

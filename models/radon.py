@@ -1,6 +1,7 @@
 """Radon in Minnesota's houses: a varying-intercept regression with 85 counties, non-centred."""
 
 import functools
+import itertools
 
 import jax.numpy as jnp
 import numpy as np
@@ -71,6 +72,22 @@ def full_rank():
 def low_rank():
     """Returns a Gaussian guide with a covariance of rank five plus a diagonal."""
     return bbvi.LowRank(_sites(), rank=5)
+
+
+def interactions(x):
+    r"""All pairs interact, except as follows.
+
+    A house reads the intercept of its own county only, so intercepts do not interact with each
+    other. The floor enters as :math:`\beta_2 f_n`, which is zero where radon was measured in the
+    basement: a county that has only such houses does not interact with :math:`\beta_2`.
+    """
+    sizes = {"alpha_raw": NUM_COUNTIES, "beta": 2, "mu_alpha": 1, "sigma_alpha": 1, "sigma_y": 1}
+    pairs = itertools.combinations_with_replacement(sizes, 2)
+    blocks = {(a, b): np.ones((sizes[a], sizes[b]), bool) for a, b in pairs}
+    blocks["alpha_raw", "alpha_raw"] = np.eye(NUM_COUNTIES, dtype=bool)
+    floors = np.bincount(np.asarray(x["county"]), np.asarray(x["floor"]), NUM_COUNTIES)
+    blocks["alpha_raw", "beta"][:, 1] = floors > 0.0
+    return blocks
 
 
 def given_scales(x, sigma_alpha, sigma_y):
@@ -152,6 +169,7 @@ register(
         data=data,
         guides={"mean_field": mean_field, "full_rank": full_rank, "low_rank": low_rank},
         reference=reference,
+        interactions=interactions,
         source="Gelman and Hill (2007), Data Analysis Using Regression and Multilevel/Hierarchical "
         "Models, chapter 12; radon_mn-radon_hierarchical_intercept_noncentered in posteriordb.",
     )

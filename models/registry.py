@@ -4,6 +4,8 @@ import dataclasses
 from collections.abc import Callable, Mapping
 from typing import Any
 
+import numpy as np
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Reference:
@@ -38,8 +40,15 @@ class Target:
             otherwise.
         data: Returns x, a pytree of JAX arrays in the default float type.
         guides: Short names such as "mean_field", each with a function that builds the guide.
-        reference: Returns the answer. It may take a second or two to compute.
         source: Where model and data come from.
+        reference: Returns the answer. It may take a second or two to compute. `None` if no exact
+            answer is known.
+        interactions: Given x, returns which entries of the latents interact, derived by hand: for
+            names (a, b), in the order of `jax.tree` (a <= b), a boolean array (a.size, b.size).
+            It is False where log_joint is, whatever the other entries, the sum of a function free
+            of entry i of a and one free of entry j of b (row-major), and True elsewhere and on the
+            diagonal of (a, a). Each entry counts as free, those of a simplex too. Names that are
+            absent do not interact.
         model_params: Returns a starting value of theta; `None` if nothing is learned.
         differentiable: Whether `jax.grad` of the log joint in a real-valued latent exists.
     """
@@ -48,8 +57,9 @@ class Target:
     log_joint: Callable[..., Any]
     data: Callable[[], Any]
     guides: Mapping[str, Callable[[], Any]]
-    reference: Callable[[], Reference]
     source: str
+    reference: Callable[[], Reference] | None = None
+    interactions: Callable[[Any], Mapping[tuple[str, str], np.ndarray]] | None = None
     model_params: Callable[[], Any] | None = None
     differentiable: bool = True
 

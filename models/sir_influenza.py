@@ -1,6 +1,7 @@
 """An epidemic simulated in NumPy: a log joint that JAX can call but not differentiate."""
 
 import functools
+import itertools
 
 import jax
 import jax.numpy as jnp
@@ -123,6 +124,13 @@ def _sites():
     return {name: bbvi.LogNormal(()) for name in LATENTS}
 
 
+def interactions(x):
+    """All pairs: the density of a count reads both rates and the dispersion."""
+    del x
+    pairs = itertools.combinations_with_replacement(sorted(LATENTS), 2)
+    return {pair: np.ones((1, 1), bool) for pair in pairs}
+
+
 @functools.cache
 def reference():
     """Integrates the logs of the three latents by quadrature."""
@@ -162,6 +170,7 @@ register(
         data=data,
         guides={"mean_field": mean_field, "full_rank": full_rank},
         reference=reference,
+        interactions=interactions,
         source="Data: Anonymous (1978), Influenza in a Boarding School, British Medical Journal. "
         "Model: Grinsztajn, Semenova, Margossian and Riou (2021), Bayesian Workflow for Disease "
         "Transmission Modeling in Stan.",

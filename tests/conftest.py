@@ -32,6 +32,13 @@ def key():
 
 
 @pytest.fixture
+def x64():
+    """Turns on float64 for one test."""
+    with jax.enable_x64(True):
+        yield
+
+
+@pytest.fixture
 def tracer_leak_checks():
     """Fails if a traced value escapes its transformation.
 

@@ -10,14 +10,14 @@ ROOT = Path(__file__).parents[1]
 RANKS = {
     0: ("supports", "factors", "dependence"),  # and modules named _*
     1: ("guides", "objectives", "baselines"),
-    2: ("problem",),  # binds a log_joint, a guide and an objective
+    2: ("problem", "sampling"),  # binds a log_joint, a guide and an objective; draws its noise
     3: ("estimators",),
     4: ("diagnostics",),  # estimates with their errors: a result reports them
     5: ("infer",),
     6: ("amortized", "plotting", "testing"),
 }
-# A result draws itself, but nothing loads matplotlib before it is asked to.
-DEFERRED = {("infer", "bbvi.plotting")}
+# A result and an explanation draw themselves, but nothing loads matplotlib before it is asked to.
+DEFERRED = {("infer", "bbvi.plotting"), ("dependence", "bbvi.plotting")}
 RANK_OF = {room: rank for rank, rooms in RANKS.items() for room in rooms}
 FILES = sorted((ROOT / "bbvi").rglob("*.py"))
 

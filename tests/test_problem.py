@@ -1,5 +1,7 @@
 """The checks of a model against its guide and data, made before compiling."""
 
+import math
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -45,6 +47,34 @@ def check(log_joint, x=None, model_params=None, guide=GUIDE):
 def test_wrong_models_are_refused(log_joint, error, message):
     with pytest.raises(error, match=message):
         check(log_joint)
+
+
+def decides_in_python(x, z):
+    if z["c"] == 1:
+        return both(z)
+    return -both(z)
+
+
+@pytest.mark.parametrize(
+    ("log_joint", "line"),
+    [
+        (decides_in_python, r'if z\["c"\] == 1:'),
+        (lambda x, z: both(z) + np.exp(z["w"]).sum(), "np.exp"),
+        (lambda x, z: both(z) + math.exp(z["w"][0]), "math.exp"),
+        (lambda x, z: both(z) + sum(z["w"][k] for k in range(z["c"])), "range"),
+        (lambda x, z: both(z) + [0.0, 1.0, 2.0][z["c"]], r"\[0.0, 1.0, 2.0\]"),
+        (lambda x, z: both(z) + z["w"][z["w"] > 0].sum(), r'z\["w"\] > 0'),
+    ],
+)
+def test_python_that_needs_values_is_told_the_line_and_the_cure(log_joint, line):
+    message = rf"in Python at test_problem.py:\d+ \(`.*{line}.*`\)(.|\n)*jnp.where or jax.lax.cond"
+    with pytest.raises(ValueError, match=message):
+        check(log_joint)
+
+
+def test_python_may_not_decide_on_data_either():
+    with pytest.raises(ValueError, match=r"of data, in Python at test_problem\.py"):
+        check(lambda x, z: both(z) if x.sum() > 0 else -both(z), jnp.ones(3))
 
 
 @pytest.mark.parametrize(

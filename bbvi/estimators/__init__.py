@@ -1,18 +1,26 @@
 """Gradient estimators: one family a file, all with the same interface."""
 
 from bbvi.estimators.base import Estimate, Estimator, SurrogateEstimator
+from bbvi.estimators.coordinate import CoordinateControlVariate
+from bbvi.estimators.local_expectation import LocalExpectation
+from bbvi.estimators.overdispersed import Overdispersed
 from bbvi.estimators.per_site import PerSite, default_estimator
 from bbvi.estimators.reparameterization import Reparameterization
 from bbvi.estimators.score_function import ScoreFunction
+from bbvi.estimators.taylor import TaylorControlVariate
 from bbvi.estimators.var_grad import VarGrad
 
 __all__ = [
+    "CoordinateControlVariate",
     "Estimate",
     "Estimator",
+    "LocalExpectation",
+    "Overdispersed",
     "PerSite",
     "Reparameterization",
     "ScoreFunction",
     "SurrogateEstimator",
+    "TaylorControlVariate",
     "VarGrad",
     "default_estimator",
 ]

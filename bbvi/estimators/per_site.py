@@ -3,39 +3,50 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Mapping
+from typing import ClassVar, get_args
 
+import jax
 import jax.numpy as jnp
 from jax import Array
 from jax.lax import stop_gradient
 
 from bbvi._types import Data, Params, PyTree
-from bbvi.estimators.base import Estimator, SurrogateEstimator, check_elbo, check_pathwise
+from bbvi.dependence.blankets import num_colours
+from bbvi.estimators.base import Estimate, Estimator, check_elbo, check_pathwise
+from bbvi.estimators.local_expectation import LocalExpectation, check_local, local_term
 from bbvi.estimators.reparameterization import Reparameterization, check_entropy
-from bbvi.estimators.score_function import ScoreFunction
+from bbvi.estimators.score_function import ScoreFunction, evaluate, score_gradient, score_init
 from bbvi.problem import Problem, over_draws
+
+SiteEstimator = Reparameterization | ScoreFunction | LocalExpectation
+# The default sums out discrete sites of at most so many values: S = 4 draws of each value then
+# cost no more than twice the draws of the score function.
+MAX_VALUES = 16
 
 
 @dataclasses.dataclass(frozen=True, init=False)
-class PerSite(SurrogateEstimator):
-    r"""Pathwise gradients for some sites and score-function gradients for the others, at once.
+class PerSite(Estimator):
+    r"""A different estimator at each site, with the same draws.
 
     With z = (r, c), r reparameterized and c drawn with its gradient stopped,
 
     .. math::
-      g = -\nabla_\phi \frac1S \sum_s \big[\log p(x, r_s(\phi), c_s) - \log q(r_s(\phi); \phi)
-          + (f_s - b_s)\, \log q(c_s; \phi)\big]
+      g = -\nabla_\phi \frac1S \sum_s \Big[\log p(x, r_s(\phi), c_s) - \log q(r_s(\phi); \phi)
+          + \sum_i (a_{si} - b_{si})\, \log q_i(c_{si}; \phi)\Big]
 
-    where the learning signal :math:`f_s - b_s` is held fixed. Unbiased. Every site uses the same
-    draws; each score-function site has its own baseline.
+    where the learning signals :math:`a - b` of ``ScoreFunction`` are held fixed. Sites with
+    ``LocalExpectation`` are summed out exactly. Unbiased.
 
     Args:
-      estimators: ``{site name: Reparameterization(...) or ScoreFunction(...)}``, one for every
-        site of the guide, all with the same ``num_samples``.
+      estimators: ``{site name: Reparameterization(...), ScoreFunction(...) or
+        LocalExpectation(...)}``, one for every site of the guide, all with the same
+        ``num_samples``.
 
     Raises:
-      ValueError: unequal ``num_samples``; sites that are missing or unknown; a pathwise
-        estimator where none is valid.
+      ValueError: unequal ``num_samples``; sites that are missing or unknown; an estimator that
+        is not valid at its site.
       TypeError: an estimator that cannot be used for one site.
 
     Example:
@@ -48,17 +59,17 @@ class PerSite(SurrogateEstimator):
       Graphs.
     """
 
-    estimators: tuple[tuple[str, Reparameterization | ScoreFunction], ...] = ()
+    estimators: tuple[tuple[str, SiteEstimator], ...] = ()
 
-    def __init__(self, estimators: Mapping[str, Reparameterization | ScoreFunction]):
+    is_pathwise: ClassVar[bool] = False  # sites are checked one by one
+
+    def __init__(self, estimators: Mapping[str, SiteEstimator]):
         if not estimators:
             raise ValueError("PerSite needs an estimator for every site, got none.")
         for name, estimator in estimators.items():
-            if not isinstance(estimator, Reparameterization | ScoreFunction):
-                raise TypeError(
-                    f"site '{name}': PerSite combines Reparameterization and ScoreFunction, got "
-                    f"{estimator!r}."
-                )
+            if not isinstance(estimator, SiteEstimator):
+                names = ", ".join(kind.__name__ for kind in get_args(SiteEstimator))
+                raise TypeError(f"site '{name}': PerSite combines {names}, got {estimator!r}.")
         counts = {name: estimator.num_samples for name, estimator in estimators.items()}
         if len(set(counts.values())) > 1:
             raise ValueError(f"all sites share the draws, so num_samples must agree: got {counts}.")
@@ -68,57 +79,69 @@ class PerSite(SurrogateEstimator):
     def __repr__(self) -> str:
         return f"PerSite({dict(self.estimators)!r})"
 
-    @property
-    def _pathwise(self) -> dict[str, Reparameterization]:
-        return {name: e for name, e in self.estimators if isinstance(e, Reparameterization)}
-
-    @property
-    def _score(self) -> dict[str, ScoreFunction]:
-        return {name: e for name, e in self.estimators if isinstance(e, ScoreFunction)}
+    def _of(self, kind: type) -> dict[str, SiteEstimator]:
+        return {name: e for name, e in self.estimators if isinstance(e, kind)}
 
     def validate(self, problem: Problem, params: Params, x: Data) -> None:
         check_elbo(self, problem)
-        expected, got = [s.name for s in problem.guide.sites()], [n for n, _ in self.estimators]
-        if sorted(expected) != sorted(got):
-            raise ValueError(f"estimator names sites {sorted(got)}, the guide's are {expected}.")
-        for estimator in self._pathwise.values():
+        sites = {site.name: site for site in problem.guide.sites()}
+        if sorted(sites) != sorted(name for name, _ in self.estimators):
+            got = sorted(name for name, _ in self.estimators)
+            raise ValueError(f"estimator names sites {got}, the guide's are {sorted(sites)}.")
+        for estimator in self._of(Reparameterization).values():
             check_entropy(estimator, problem)
-        check_pathwise(problem, params, x, list(self._pathwise))
+        check_pathwise(problem, params, x, list(self._of(Reparameterization)))
+        for name in self._of(LocalExpectation):
+            check_local(problem, params, x, sites[name])
 
     def init(self, problem: Problem, params: Params, x: Data) -> PyTree:
-        return {name: e.baseline.init() for name, e in self._score.items()}
+        return score_init(self._of(ScoreFunction), problem, params, x)
 
-    def surrogate(
+    def estimate(
         self, noise: PyTree, problem: Problem, params: Params, x: Data, state: PyTree
-    ) -> tuple[Array, tuple[Array, PyTree]]:
-        guide, phi = problem.guide, params.guide
-        z = guide.stop_gradient(problem.sample(noise, params, x), self._score)
-        log_p = problem.log_p(params, x, z)
-        fixed = stop_gradient(phi)
-        log_q = over_draws(lambda draw: guide.site_log_probs(phi, x, draw), z)
-        frozen = over_draws(lambda draw: guide.site_log_probs(fixed, x, draw), z)
-        entropies = over_draws(lambda draw: guide.site_entropies(phi, x, draw), z)
-        log_weights = stop_gradient(log_p - sum(log_q.values()))
+    ) -> tuple[Estimate, PyTree]:
+        guide, sites = problem.guide, {site.name: site for site in problem.guide.sites()}
+        score, local = self._of(ScoreFunction), self._of(LocalExpectation)
 
-        scalar, next_state = log_p, {}
-        for name, estimator in self.estimators:
-            if isinstance(estimator, ScoreFunction):
-                baseline, next_state[name] = estimator.baseline(state[name], log_weights)
-                scalar += (log_weights - baseline) * log_q[name]
-            elif estimator.entropy == "stick_the_landing":
-                scalar -= frozen[name]
-            elif estimator.entropy == "monte_carlo":
-                scalar -= log_q[name]
-            else:
-                scalar += entropies[name]
-        return -jnp.mean(scalar), (log_weights, next_state)
+        def surrogate(params: Params) -> tuple[Array, PyTree]:
+            phi, fixed = params.guide, stop_gradient(params.guide)
+            z = guide.stop_gradient(problem.sample(noise, params, x), {**score, **local})
+            log_p, blankets = evaluate(score, problem, params, x, z)
+            scalar = log_p
+            for name in local:
+                scalar += local_term(problem, params, x, z, sites[name])
+            log_q = over_draws(lambda draw: site_sums(guide.site_log_probs(phi, x, draw)), z)
+            frozen = over_draws(lambda draw: site_sums(guide.site_log_probs(fixed, x, draw)), z)
+            entropies = over_draws(lambda draw: guide.site_entropies(phi, x, draw), z)
+            for name, estimator in self._of(Reparameterization).items():
+                if estimator.entropy == "stick_the_landing":
+                    scalar -= frozen[name]
+                elif estimator.entropy == "monte_carlo":
+                    scalar -= log_q[name]
+                else:
+                    scalar += entropies[name]
+            log_weights = stop_gradient(log_p - sum(log_q.values()))
+            return -jnp.mean(scalar), (z, log_p, blankets, log_weights)
+
+        grads, (z, log_p, blankets, log_weights) = jax.grad(surrogate, has_aux=True)(params)
+        if score:
+            part = score_gradient(score, problem, params, x, z, log_p, blankets, state)
+            grads = grads._replace(guide=jax.tree.map(jnp.add, grads.guide, part.grads))
+            state = part.state
+        return Estimate(problem.objective(log_weights), grads, log_weights), state
+
+
+def site_sums(log_probs: dict[str, Array]) -> dict[str, Array]:
+    """One scalar per site from the log densities of its blocks."""
+    return {name: jnp.sum(log_q) for name, log_q in log_probs.items()}
 
 
 def default_estimator(problem: Problem, params: Params, x: Data) -> Estimator:
     """A valid, low-variance estimator for every site: what ``fit`` uses when none is named.
 
-    Pathwise where the site is reparameterized and ``log_joint`` is differentiable in it, else
-    the score function with a leave-one-out baseline.
+    Pathwise where the site is reparameterized and ``log_joint`` is differentiable in it. Other
+    sites are summed out exactly where their entries are independent given the rest and take few
+    values, else get the Rao-Blackwellized score function.
 
     Args:
       problem: model, guide and objective.
@@ -126,21 +149,39 @@ def default_estimator(problem: Problem, params: Params, x: Data) -> Estimator:
       x: data, or its shapes.
 
     Returns:
-      ``Reparameterization``, ``ScoreFunction``, or ``PerSite`` of the two.
+      ``Reparameterization``, ``LocalExpectation``, ``ScoreFunction``, or ``PerSite`` of them.
     """
     usable = problem.pathwise_leaves(params, x)
-    pathwise = {
-        site.name: site.reparameterized and all(usable.get(leaf, True) for leaf in site.leaves)
-        for site in problem.guide.sites()
-    }
-    if all(pathwise.values()):
+    sites = problem.guide.sites()
+    pathwise = [
+        site.name
+        for site in sites
+        if site.reparameterized and all(usable.get(leaf, True) for leaf in site.leaves)
+    ]
+    if len(pathwise) == len(sites):
         return Reparameterization(num_samples=max(8, problem.objective.group_size))
-    if not any(pathwise.values()):
-        return ScoreFunction()
+    exact = _worth_summing_out(problem, params, x)
+    is_exact = all(site.name in exact or site.name in pathwise for site in sites)
     num_samples = ScoreFunction.num_samples
-    return PerSite(
-        {
-            name: Reparameterization(num_samples) if ok else ScoreFunction(num_samples)
-            for name, ok in pathwise.items()
-        }
-    )
+    if is_exact:
+        num_samples = (Reparameterization if pathwise else LocalExpectation).num_samples
+    chosen: dict[str, SiteEstimator] = {
+        site.name: Reparameterization(num_samples)
+        if site.name in pathwise
+        else LocalExpectation(num_samples)
+        if site.name in exact
+        else ScoreFunction(num_samples)
+        for site in sites
+    }
+    kinds = {type(estimator) for estimator in chosen.values()}
+    return next(iter(chosen.values())) if len(kinds) == 1 else PerSite(chosen)
+
+
+def _worth_summing_out(problem: Problem, params: Params, x: Data) -> set[str]:
+    """Discrete sites of one colour and few values, where summing out beats sampling clearly."""
+    discrete = [s for s in problem.guide.sites() if (s.num_values or math.inf) <= MAX_VALUES]
+    if not discrete:
+        return set()
+    z, args = problem.draw_shapes(params, x), problem.model_args(params)
+    colours = num_colours(problem.log_joint, problem.guide.sites(), x, z, *args)
+    return {site.name for site in discrete if colours[site.name] == 1}

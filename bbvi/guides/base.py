@@ -13,24 +13,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from bbvi._tree import named_leaves
-from bbvi._types import Data, Key, Latents, PyTree
-
-
-@dataclasses.dataclass(frozen=True)
-class Site:
-    """A part of the latents that one estimator is chosen for.
-
-    Attributes:
-      name: path of the latent, such as ``"w"`` or ``"layers.0"``.
-      leaves: paths of the latent leaves the site covers.
-      family: name of the distribution, for messages.
-      reparameterized: whether a draw is a differentiable function of the guide's parameters.
-    """
-
-    name: str
-    leaves: tuple[str, ...]
-    family: str
-    reparameterized: bool
+from bbvi._types import Data, Key, Latents, PyTree, Site
 
 
 class Guide(abc.ABC):
@@ -83,18 +66,49 @@ class Guide(abc.ABC):
         """Randomness of one draw that does not depend on the parameters; by default the key."""
         return key
 
+    def noise_sizes(self) -> dict[str, int | None]:
+        """How many uniforms each site's base noise is a function of; None: it is not one.
+
+        Antithetic and quasi-random draws need such a function, ``noise_from_uniform``.
+        """
+        return {site.name: None for site in self.sites()}
+
+    def noise_from_uniform(self, u: Array) -> PyTree:
+        """Base noise of one draw from independent uniforms ``[sum of noise_sizes]`` on (0, 1).
+
+        It is the quantile function entry by entry, so that points that are evenly spread or
+        mirrored give noise that is.
+        """
+        raise NotImplementedError(f"{type(self).__name__} has no map from uniforms to base noise.")
+
     def sites(self) -> tuple[Site, ...]:
         """The sites an estimator can be chosen for; by default one that covers all latents."""
         return (Site("latents", ("latents",), type(self).__name__, self.reparameterized),)
 
     def site_log_probs(self, params: PyTree, x: Data, z: Latents) -> dict[str, Array]:
-        """Log density of one draw, split over ``sites()``; the values sum to ``log_prob``."""
+        """Log density of one draw, split over the independent blocks of ``sites()``.
+
+        For each site an array of the leaf's shape without its ``event_ndims`` trailing axes, or a
+        scalar where the site is one block. Together they sum to ``log_prob``.
+        """
         (site,) = self.sites()
         return {site.name: self.log_prob(params, x, z)}
 
+    def site_params(self, params: PyTree) -> dict[str, PyTree]:
+        """Parameters (or their gradient) by site; no parameter serves two sites."""
+        (site,) = self.sites()
+        return {site.name: params}
+
     def site_entropies(self, params: PyTree, x: Data, z: Latents) -> dict[str, Array]:
         """Scalars whose expectation over z is each site's entropy, exact where a form exists."""
-        return {name: -log_q for name, log_q in self.site_log_probs(params, x, z).items()}
+        return {name: -jnp.sum(log_q) for name, log_q in self.site_log_probs(params, x, z).items()}
+
+    def overdispersed(self, params: PyTree, dispersion: float) -> PyTree:
+        """Parameters of the same family, wider: natural parameters divided by ``dispersion``.
+
+        Optional; it must keep the blocks of ``sites()`` independent.
+        """
+        raise NotImplementedError(f"{type(self).__name__} has no overdispersed form.")
 
     def sample_and_log_prob(self, noise: PyTree, params: PyTree, x: Data) -> tuple[Latents, Array]:
         """One draw and its log density."""

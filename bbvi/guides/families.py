@@ -10,11 +10,12 @@ import distrax
 import jax
 import jax.numpy as jnp
 from jax import Array
-from jax.scipy.special import betaln, digamma
+from jax.scipy.special import betaln, digamma, ndtri
+from tensorflow_probability.substrates.jax.math import betaincinv
 
 from bbvi import supports
 from bbvi._types import Key, PyTree
-from bbvi.guides.base import check_shape
+from bbvi.guides.base import check_shape, size
 from bbvi.supports import Support
 
 
@@ -32,6 +33,7 @@ class Family(abc.ABC):
 
     shape: tuple[int, ...] = ()
     reparameterized: ClassVar[bool] = False
+    num_values: ClassVar[int | None] = None  # K, where an entry takes the values 0..K-1
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "shape", check_shape(self.shape, type(self).__name__))
@@ -48,16 +50,45 @@ class Family(abc.ABC):
         """Parameters centred at ``z`` with standard deviation about ``scale``, where it has one."""
         raise NotImplementedError(f"{type(self).__name__} cannot be placed at a value.")
 
+    def overdispersed(self, params: PyTree, dispersion: float) -> PyTree:
+        """Parameters of the member whose natural parameters are divided by ``dispersion``.
+
+        With respect to a base measure for which the density is bounded, so that importance
+        weights are: dz / z for gammas, which so keep their mean, and likewise for betas and
+        Dirichlets.
+        """
+        raise NotImplementedError(
+            f"{type(self).__name__} is not an exponential family, so it has no overdispersed form."
+        )
+
     def base_noise(self, key: Key) -> PyTree:
         return key
+
+    @property
+    def noise_size(self) -> int | None:
+        """How many uniforms the base noise is a function of; None: it is not one."""
+        return None
+
+    def noise_from_uniform(self, u: Array) -> PyTree:
+        """Base noise from independent uniforms ``[noise_size]`` on (0, 1)."""
+        raise NotImplementedError(f"{type(self).__name__} has no map from uniforms to base noise.")
 
     def sample(self, noise: PyTree, params: PyTree) -> Array:
         with jax.numpy_rank_promotion("allow"):  # distrax relies on it
             return self.distribution(params).sample(seed=noise)
 
-    def log_prob(self, params: PyTree, z: Array) -> Array:
+    @property
+    def event_ndims(self) -> int:
+        """Trailing axes of the latent that are drawn jointly."""
+        return 0
+
+    def log_probs(self, params: PyTree, z: Array) -> Array:
+        """Log density of every independent entry (or row)."""
         with jax.numpy_rank_promotion("allow"):
-            return jnp.sum(self.distribution(params).log_prob(z))
+            return self.distribution(params).log_prob(z)
+
+    def log_prob(self, params: PyTree, z: Array) -> Array:
+        return jnp.sum(self.log_probs(params, z))
 
     def entropy(self, params: PyTree, z: Array) -> Array:
         """A scalar whose expectation over z is the entropy; here the closed form."""
@@ -83,6 +114,10 @@ class LocationScale(Family):
         self.support.check_shape(self.shape, type(self).__name__)
 
     @property
+    def event_ndims(self) -> int:
+        return self.support.event_ndims
+
+    @property
     def unconstrained_shape(self) -> tuple[int, ...]:
         """Shape of the location: that of the latent before the bijector."""
         return self.support.unconstrained_shape(self.shape)
@@ -99,6 +134,10 @@ class LocationScale(Family):
     def standard(self) -> Any:
         """The scalar distribution of (u - loc) / scale."""
 
+    @abc.abstractmethod
+    def quantile(self, u: Array) -> Array:
+        """Inverse of the distribution function of (u - loc) / scale."""
+
     def distribution(self, params: PyTree) -> Any:
         raise NotImplementedError("location-scale families work through their standard form")
 
@@ -106,15 +145,25 @@ class LocationScale(Family):
         with jax.numpy_rank_promotion("allow"):
             return self.standard().sample(seed=key, sample_shape=self.unconstrained_shape)
 
+    @property
+    def noise_size(self) -> int:
+        return size(self.unconstrained_shape)
+
+    def noise_from_uniform(self, u: Array) -> Array:
+        return self.quantile(u).reshape(self.unconstrained_shape)
+
     def sample(self, noise: Array, params: PyTree) -> Array:
         return self.support.constrain(params["loc"] + jnp.exp(params["log_scale"]) * noise)
 
-    def log_prob(self, params: PyTree, z: Array) -> Array:
+    def log_probs(self, params: PyTree, z: Array) -> Array:
         u = self.support.unconstrain(z)
         standardized = (u - params["loc"]) * jnp.exp(-params["log_scale"])
         with jax.numpy_rank_promotion("allow"):
             log_q = self.standard().log_prob(standardized) - params["log_scale"]
-        return jnp.sum(log_q) - self.support.log_det(u)
+        log_det, num_batch_axes = self.support.log_det, len(self.shape) - self.event_ndims
+        for _ in range(num_batch_axes):
+            log_det = jax.vmap(log_det)
+        return jnp.sum(log_q, axis=range(num_batch_axes, u.ndim)) - log_det(u)
 
     def entropy(self, params: PyTree, z: Array) -> Array:
         # The unconstrained entropy in closed form, plus the bijector's volume at the draw.
@@ -147,8 +196,14 @@ class Normal(LocationScale):
       Inference.
     """
 
+    def overdispersed(self, params: PyTree, dispersion: float) -> PyTree:
+        return {**params, "log_scale": params["log_scale"] + 0.5 * jnp.log(dispersion)}
+
     def standard(self) -> Any:
         return distrax.Normal(jnp.zeros(()), jnp.ones(()))
+
+    def quantile(self, u: Array) -> Array:
+        return ndtri(u)
 
 
 def LogNormal(shape: tuple[int, ...] = ()) -> Normal:
@@ -190,6 +245,9 @@ class Laplace(LocationScale):
 
     def standard(self) -> Any:
         return distrax.Laplace(jnp.zeros(()), jnp.ones(()))
+
+    def quantile(self, u: Array) -> Array:
+        return jnp.sign(0.5 - u) * jnp.log(2 * jnp.minimum(u, 1 - u))
 
 
 class _StandardStudentT(NamedTuple):
@@ -240,6 +298,19 @@ class StudentT(LocationScale):
     def standard(self) -> Any:
         return _StandardStudentT(self.df)
 
+    def quantile(self, u: Array) -> Array:
+        # t^2 / (df + t^2) is Beta(1/2, df/2) and its complement Beta(df/2, 1/2): of the two, invert
+        # the one that is small, which keeps its relative precision.
+        centre, tails = jnp.abs(2 * u - 1), 2 * jnp.minimum(u, 1 - u)
+        half, half_df, is_central = 0.5, 0.5 * self.df, centre < 0.5
+        share = betaincinv(
+            jnp.where(is_central, half, half_df),
+            jnp.where(is_central, half_df, half),
+            jnp.where(is_central, centre, tails),
+        )
+        odds = share / (1 - share)
+        return jnp.sign(u - 0.5) * jnp.sqrt(self.df * jnp.where(is_central, odds, 1 / odds))
+
 
 @dataclasses.dataclass(frozen=True)
 class Gamma(Family):
@@ -270,6 +341,9 @@ class Gamma(Family):
             "log_concentration": jnp.log(mean**2 / variance),
             "log_rate": jnp.log(mean / variance),
         }
+
+    def overdispersed(self, params: PyTree, dispersion: float) -> PyTree:
+        return jax.tree.map(lambda leaf: leaf - jnp.log(dispersion), params)
 
     def distribution(self, params: PyTree) -> Any:
         return distrax.Gamma(jnp.exp(params["log_concentration"]), jnp.exp(params["log_rate"]))
@@ -302,6 +376,9 @@ class Beta(Family):
         total = jnp.maximum(mean * (1 - mean) / scale**2 - 1, 0.1)  # a + b by moments
         return {"log_alpha": jnp.log(mean * total), "log_beta": jnp.log((1 - mean) * total)}
 
+    def overdispersed(self, params: PyTree, dispersion: float) -> PyTree:
+        return jax.tree.map(lambda leaf: leaf - jnp.log(dispersion), params)
+
     def distribution(self, params: PyTree) -> Any:
         return distrax.Beta(jnp.exp(params["log_alpha"]), jnp.exp(params["log_beta"]))
 
@@ -332,6 +409,10 @@ class Dirichlet(Family):
         super().__post_init__()
         supports.simplex.check_shape(self.shape, "Dirichlet")
 
+    @property
+    def event_ndims(self) -> int:
+        return 1
+
     def init(self, key: Key) -> PyTree:
         return {"log_concentration": jnp.log(2.0) + _spread(key, self.shape)}
 
@@ -340,6 +421,9 @@ class Dirichlet(Family):
         mean_variance = jnp.mean(mean * (1 - mean), axis=-1, keepdims=True)
         total = jnp.maximum(mean_variance / scale**2 - 1, 0.1)
         return {"log_concentration": jnp.log(mean * total)}
+
+    def overdispersed(self, params: PyTree, dispersion: float) -> PyTree:
+        return jax.tree.map(lambda leaf: leaf - jnp.log(dispersion), params)
 
     def distribution(self, params: PyTree) -> Any:
         return distrax.Dirichlet(jnp.exp(params["log_concentration"]))
@@ -370,6 +454,10 @@ class VonMises(Family):
         loc = jnp.asarray(z, _floating())
         return {"loc": loc, "log_concentration": jnp.full_like(loc, -2 * jnp.log(scale))}
 
+    def overdispersed(self, params: PyTree, dispersion: float) -> PyTree:
+        shifted = params["log_concentration"] - jnp.log(dispersion)
+        return {**params, "log_concentration": shifted}
+
     def distribution(self, params: PyTree) -> Any:
         return distrax.VonMises(params["loc"], jnp.exp(params["log_concentration"]))
 
@@ -390,6 +478,8 @@ class Bernoulli(Family):
       Ranganath, Gerrish and Blei (2014), Black Box Variational Inference.
     """
 
+    num_values: ClassVar[int | None] = 2
+
     def init(self, key: Key) -> PyTree:
         return {"logits": _spread(key, self.shape)}
 
@@ -397,11 +487,21 @@ class Bernoulli(Family):
         probs = jnp.where(jnp.asarray(z) > 0, 1 - scale / 2, scale / 2)
         return {"logits": jnp.asarray(jnp.log(probs) - jnp.log1p(-probs), _floating())}
 
+    def overdispersed(self, params: PyTree, dispersion: float) -> PyTree:
+        return jax.tree.map(lambda leaf: leaf / dispersion, params)
+
     def distribution(self, params: PyTree) -> Any:
         return distrax.Bernoulli(params["logits"], dtype=jnp.int32)
 
     def base_noise(self, key: Key) -> Array:
         return jax.random.uniform(key, self.shape)
+
+    @property
+    def noise_size(self) -> int:
+        return size(self.shape)
+
+    def noise_from_uniform(self, u: Array) -> Array:
+        return u.reshape(self.shape)
 
     def sample(self, noise: Array, params: PyTree) -> Array:
         return (noise < jax.nn.sigmoid(params["logits"])).astype(jnp.int32)
@@ -441,6 +541,10 @@ class Categorical(Family):
                 f"Categorical needs num_categories >= 2 as an int, got {self.num_categories!r}."
             )
 
+    @property
+    def num_values(self) -> int:  # type: ignore[override]
+        return self.num_categories
+
     def __repr__(self) -> str:
         return f"Categorical(num_categories={self.num_categories}, shape={self.shape})"
 
@@ -452,11 +556,21 @@ class Categorical(Family):
         probs = rest + (1 - scale) * jax.nn.one_hot(z, self.num_categories, dtype=_floating())
         return {"logits": jnp.log(probs)}
 
+    def overdispersed(self, params: PyTree, dispersion: float) -> PyTree:
+        return jax.tree.map(lambda leaf: leaf / dispersion, params)
+
     def distribution(self, params: PyTree) -> Any:
         return distrax.Categorical(params["logits"], dtype=jnp.int32)
 
     def base_noise(self, key: Key) -> Array:
         return jax.random.uniform(key, self.shape)
+
+    @property
+    def noise_size(self) -> int:
+        return size(self.shape)
+
+    def noise_from_uniform(self, u: Array) -> Array:
+        return u.reshape(self.shape)
 
     def sample(self, noise: Array, params: PyTree) -> Array:
         # Inverse transform: count the thresholds below u; cheaper than one Gumbel per category.

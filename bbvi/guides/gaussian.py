@@ -15,6 +15,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from jax import Array
+from jax.scipy.special import ndtri
 from tensorflow_probability.substrates.jax import distributions as tfd
 
 from bbvi._types import Data, Key, Latents, PyTree
@@ -110,6 +111,21 @@ class GaussianGuide(StructuredGuide):
     def vector_entropy(self, params: PyTree) -> Array:
         """Entropy of the unconstrained vector."""
 
+    @property
+    def noise_size(self) -> int:
+        """Number of standard normals behind a draw."""
+        return self.layout.size
+
+    def base_noise(self, key: Key) -> Array:
+        return jax.random.normal(key, (self.noise_size,))
+
+    def noise_sizes(self) -> dict[str, int | None]:
+        (site,) = self.sites()
+        return {site.name: self.noise_size}
+
+    def noise_from_uniform(self, u: Array) -> Array:
+        return ndtri(u)
+
     def init(self, key: Key, x: Data) -> PyTree:
         del x
         u = 0.1 * jax.random.normal(key, (self.layout.size,))
@@ -187,9 +203,6 @@ class FullRank(GaussianGuide):
         scale = jnp.exp(params["log_diagonal"])
         return scale[:, None] * (jnp.eye(scale.size, dtype=scale.dtype) + params["lower"])
 
-    def base_noise(self, key: Key) -> Array:
-        return jax.random.normal(key, (self.layout.size,))
-
     def location(self, noise: Array, params: PyTree) -> Array:
         correlated = noise + _strictly_lower(params["lower"]) @ noise
         return params["loc"] + jnp.exp(params["log_diagonal"]) * correlated
@@ -263,8 +276,9 @@ class LowRank(GaussianGuide):
             "factor": 0.1 * scale * columns,
         }
 
-    def base_noise(self, key: Key) -> Array:
-        return jax.random.normal(key, (self.layout.size + self.rank,))
+    @property
+    def noise_size(self) -> int:
+        return self.layout.size + self.rank
 
     def location(self, noise: Array, params: PyTree) -> Array:
         independent, shared = noise[: self.layout.size], noise[self.layout.size :]

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from itertools import accumulate
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jax import Array
+from jax.scipy.special import ndtri
 
 from bbvi._types import Data, Key, Latents, PyTree
 from bbvi.guides.base import Site, StructuredGuide
@@ -73,7 +75,14 @@ class MeanField(StructuredGuide):
 
     def sites(self) -> tuple[Site, ...]:
         return tuple(
-            Site(name, (name,), type(family).__name__, family.reparameterized)
+            Site(
+                name,
+                (name,),
+                type(family).__name__,
+                family.reparameterized,
+                family.event_ndims,
+                family.num_values,
+            )
             for name, family in self.named_families.items()
         )
 
@@ -113,10 +122,28 @@ class MeanField(StructuredGuide):
         by_site = normal | dict(params.families)
         return {name: by_site[name] for name in self.named_families}
 
+    def overdispersed(self, params: MeanFieldParams, dispersion: float) -> MeanFieldParams:
+        wider = {}
+        for name, by_name in self.site_params(params).items():
+            try:
+                wider[name] = self.named_families[name].overdispersed(by_name, dispersion)
+            except NotImplementedError as error:
+                raise NotImplementedError(f"site '{name}': {error}") from error
+        return self._assemble(wider)
+
     def base_noise(self, key: Key) -> tuple[Array, dict[str, PyTree]]:
         keys = iter(jax.random.split(key, len(self.others) + 1))
         normal = jax.random.normal(next(keys), (self.layout.size,))
         return normal, {name: f.base_noise(next(keys)) for name, f in self.others.items()}
+
+    def noise_sizes(self) -> dict[str, int | None]:
+        return {name: family.noise_size for name, family in self.named_families.items()}
+
+    def noise_from_uniform(self, u: Array) -> tuple[Array, dict[str, PyTree]]:
+        sizes = [self.layout.size, *(family.noise_size or 0 for family in self.others.values())]
+        normal, *rest = jnp.split(u, list(accumulate(sizes))[:-1])
+        others = zip(self.others.items(), rest, strict=True)
+        return ndtri(normal), {name: f.noise_from_uniform(part) for (name, f), part in others}
 
     def _draw(self, noise: PyTree, params: MeanFieldParams) -> tuple[dict[str, Array], Array]:
         """Latents by name and the log volume of the normal sites' bijectors."""
@@ -138,10 +165,10 @@ class MeanField(StructuredGuide):
     def site_log_probs(self, params: MeanFieldParams, x: Data, z: Latents) -> dict[str, Array]:
         del x
         values, by_site = self.unpack(z), self.site_params(params)
-        return {n: f.log_prob(by_site[n], values[n]) for n, f in self.named_families.items()}
+        return {n: f.log_probs(by_site[n], values[n]) for n, f in self.named_families.items()}
 
     def log_prob(self, params: MeanFieldParams, x: Data, z: Latents) -> Array:
-        return sum(self.site_log_probs(params, x, z).values(), jnp.zeros(()))
+        return sum(map(jnp.sum, self.site_log_probs(params, x, z).values()), jnp.zeros(()))
 
     def site_entropies(self, params: MeanFieldParams, x: Data, z: Latents) -> dict[str, Array]:
         del x

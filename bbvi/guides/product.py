@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from itertools import accumulate
 
 import jax
 import jax.numpy as jnp
@@ -80,6 +81,14 @@ class Product(Guide):
         keys = jax.random.split(key, len(self.guides))
         return tuple(guide.base_noise(k) for guide, k in zip(self.guides, keys, strict=True))
 
+    def noise_sizes(self) -> dict[str, int | None]:
+        return {k: v for guide in self.guides for k, v in guide.noise_sizes().items()}
+
+    def noise_from_uniform(self, u: Array) -> PyTree:
+        sizes = [sum(n or 0 for n in guide.noise_sizes().values()) for guide in self.guides]
+        parts = jnp.split(u, list(accumulate(sizes))[:-1])
+        return tuple(g.noise_from_uniform(part) for g, part in zip(self.guides, parts, strict=True))
+
     def sample(self, noise: PyTree, params: PyTree, x: Data) -> Latents:
         parts = zip(self.guides, noise, params, strict=True)
         return {k: v for guide, n, p in parts for k, v in guide.sample(n, p, x).items()}
@@ -98,6 +107,14 @@ class Product(Guide):
             k: v for guide, p, part in parts for k, v in guide.site_log_probs(p, x, part).items()
         }
 
+    def site_params(self, params: PyTree) -> dict[str, PyTree]:
+        parts = zip(self.guides, params, strict=True)
+        return {k: v for guide, p in parts for k, v in guide.site_params(p).items()}
+
+    def overdispersed(self, params: PyTree, dispersion: float) -> PyTree:
+        parts = zip(self.guides, params, strict=True)
+        return tuple(guide.overdispersed(p, dispersion) for guide, p in parts)
+
     def site_entropies(self, params: PyTree, x: Data, z: Latents) -> dict[str, Array]:
         parts = zip(self.guides, params, self._split(z), strict=True)
         return {
@@ -105,7 +122,7 @@ class Product(Guide):
         }
 
     def log_prob(self, params: PyTree, x: Data, z: Latents) -> Array:
-        return sum(self.site_log_probs(params, x, z).values(), jnp.zeros(()))
+        return sum(map(jnp.sum, self.site_log_probs(params, x, z).values()), jnp.zeros(()))
 
     def sample_and_log_prob(self, noise: PyTree, params: PyTree, x: Data) -> tuple[Latents, Array]:
         z: Latents = {}

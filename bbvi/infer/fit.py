@@ -14,6 +14,7 @@ import numpy as np
 import optax
 from jax import Array
 
+from bbvi._optimizers import Optimizer, default_optimizer
 from bbvi._tree import abstract
 from bbvi._types import Data, Key, LogJoint, Params, PyTree, check_key
 from bbvi.diagnostics import monte_carlo_mean
@@ -21,7 +22,6 @@ from bbvi.estimators import Estimator, default_estimator
 from bbvi.guides.base import Guide
 from bbvi.infer.loop import Loop, Progress, final_status
 from bbvi.infer.nonfinite import explain_nonfinite
-from bbvi.infer.optimizers import Optimizer, default_optimizer
 from bbvi.infer.result import FitResult, History, Restarts
 from bbvi.infer.step import (
     Algorithm,

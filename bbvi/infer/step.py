@@ -13,11 +13,11 @@ import jax.numpy as jnp
 import optax
 from jax import Array
 
+from bbvi._optimizers import Optimizer, default_optimizer
 from bbvi._tree import named_leaves
 from bbvi._types import Data, Key, LogJoint, Params, PyTree, check_key
 from bbvi.estimators import Estimator, PerSite, default_estimator
 from bbvi.guides.base import Guide
-from bbvi.infer.optimizers import Optimizer, default_optimizer
 from bbvi.objectives import Elbo, Objective
 from bbvi.problem import Problem, check_problem
 

@@ -122,8 +122,8 @@ def test_each_site_has_its_own_baseline_state():
     for i in range(2):
         noise = estimator.draw(jax.random.key(i), problem)
         _, state = estimator.estimate(noise, problem, params, None, state)
-    assert state["b"].weight == pytest.approx(1 - 0.5**2)
-    assert state["z"].weight == pytest.approx(1 - 0.9**2)
+    assert state["b"].baseline.weight == pytest.approx(1 - 0.5**2)
+    assert state["z"].baseline.weight == pytest.approx(1 - 0.9**2)
 
 
 def test_default_scores_only_the_sites_it_must():

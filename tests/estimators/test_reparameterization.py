@@ -6,7 +6,7 @@ from jax.flatten_util import ravel_pytree
 from jax.scipy.special import betaln, digamma, gammaln, i0e, i1e
 
 import bbvi
-from bbvi.testing import check_mean, normal_problem, replicate_gradients
+from bbvi.testing import check_estimator, check_mean, normal_problem, replicate_gradients
 from tests.estimators.oracles import (
     LOG_Z,
     MU,
@@ -184,6 +184,74 @@ def test_implicit_reparameterization_is_unbiased(entropy):
     assert start == replicates.shape[1]
 
 
+COUPLED = [bbvi.Antithetic(), bbvi.ScrambledSobol()]
+
+
+@pytest.mark.parametrize("sampling", COUPLED, ids=repr)
+def test_coupled_draws_are_unbiased(sampling):
+    check_estimator(bbvi.Reparameterization(4, sampling=sampling))
+
+
+@pytest.mark.parametrize("sampling", COUPLED, ids=repr)
+def test_coupled_draws_are_unbiased_for_every_family(sampling):
+    """Independent sites under -(u - 1)^2 / 2: E[-(u - 1)^2 / 2] has derivative -(m - 1) in the
+    location and -s^2 v in the log scale, with v the variance of the standard form.
+    """
+    guide = bbvi.Product(
+        bbvi.MeanField({"l": bbvi.Laplace(), "n": bbvi.Normal(), "t": bbvi.StudentT(df=30.0)}),
+        bbvi.LowRank({"f": bbvi.Normal((2,))}, rank=1),
+    )
+    problem = bbvi.Problem(lambda x, z: -sum(jnp.sum((v - 1) ** 2) for v in z.values()) / 2, guide)
+    mean_field = guide.guides[0]
+    m, s = 0.4, 0.7
+    at = {name: jnp.asarray(m) for name in ("l", "n", "t")}
+    flat = {"loc": jnp.full(2, m), "log_scale": jnp.full(2, np.log(s)), "factor": jnp.zeros((2, 1))}
+    params = bbvi.Params((mean_field.params_at(at, s), flat))
+
+    def loss(params):
+        first, second = params.guide
+        by_site = mean_field.site_params(first)
+        variances = {"l": 2.0, "n": 1.0, "t": 30 / 28}
+        terms = [
+            (by_site[k]["loc"] - 1) ** 2 / 2
+            + v * jnp.exp(2 * by_site[k]["log_scale"]) / 2
+            - by_site[k]["log_scale"]
+            for k, v in variances.items()
+        ]
+        covariance = (
+            jnp.diag(jnp.exp(2 * second["log_scale"])) + second["factor"] @ second["factor"].T
+        )
+        terms.append(jnp.sum((second["loc"] - 1) ** 2) / 2 + jnp.trace(covariance) / 2)
+        return sum(terms) - jnp.linalg.slogdet(covariance)[1] / 2
+
+    estimator = bbvi.Reparameterization(4, sampling=sampling)
+    estimator.validate(problem, params, None)
+    gradients = replicate_gradients(jax.random.key(1), estimator, problem, params, None, 5_000)
+    check_mean(gradients, ravel_pytree(jax.grad(loss)(params))[0], power=0.2)
+
+
+def test_sobol_variance_falls_faster_than_one_over_the_draws():
+    """A smooth, coupled integrand: from 4 to 64 draws by more than 16^2, where Monte Carlo has 16;
+    and below a tenth of Monte Carlo's already at 8.
+    """
+
+    def log_joint(x, z):
+        return -jnp.logaddexp(0.0, z["w"][0] - 2 * z["w"][1]) - 0.5 * jnp.sum(z["w"] ** 2)
+
+    guide = bbvi.MeanField({"w": bbvi.Normal((2,))})
+    problem = bbvi.Problem(log_joint, guide)
+    params = bbvi.Params(guide.params_at({"w": jnp.array([0.5, -0.3])}, 0.5))
+
+    def variance(num_samples, sampling):
+        estimator = bbvi.Reparameterization(num_samples, sampling=sampling)
+        key = jax.random.key(num_samples)
+        return replicate_gradients(key, estimator, problem, params, None, 2000).var(axis=0)
+
+    few, some, many = (variance(n, bbvi.ScrambledSobol()) for n in (4, 8, 64))
+    assert (many < few / 16**2).all()
+    assert (some[:2] < variance(8, bbvi.Independent())[:2] / 10).all()
+
+
 # Exact variances.
 
 
@@ -215,6 +283,18 @@ def test_variance_on_a_parabola():
     estimator = bbvi.Reparameterization(1, entropy="stick_the_landing")
     gradients = replicate_gradients(jax.random.key(1), estimator, problem, params, None, REPLICATES)
     check_variance(gradients, [by_mu, s**2 * by_s])
+
+
+def test_antithetic_variance_on_a_parabola():
+    """A pair leaves nothing of the location's variance and 8 s^2 of the scale's."""
+    mu, s, k = 1.0, 1.5, -0.7
+    problem, params = normal_signal_problem(lambda z: (z - k) ** 2, mu, s)
+    estimator = bbvi.Reparameterization(2, entropy="stick_the_landing", sampling=bbvi.Antithetic())
+    gradients = replicate_gradients(jax.random.key(1), estimator, problem, params, None, REPLICATES)
+    exact = -2 * (mu - k), -2 * s**2
+    np.testing.assert_allclose(gradients[:, 0], np.full(REPLICATES, exact[0]), rtol=1e-5)
+    check_variance(gradients[:, 1], s**2 * 8 * s**2)
+    check_mean(gradients, np.array(exact), power=0.05)
 
 
 def test_variance_on_a_cosine():
@@ -305,6 +385,24 @@ def test_iwae_mean_and_variance():
 
 
 # Errors.
+
+
+@pytest.mark.parametrize("sampling", COUPLED, ids=repr)
+def test_coupled_draws_are_refused_with_iwae(sampling):
+    """The expectation of a bound of several draws needs them to be independent."""
+    problem, params = gaussian_problem(objective=bbvi.Iwae(2))
+    with pytest.raises(ValueError, match=r"depend on each other: .* Iwae\(group_size=2\) does not"):
+        bbvi.Reparameterization(4, sampling=sampling).validate(problem, params, None)
+
+
+def test_sampling_is_checked():
+    with pytest.raises(TypeError, match=r"sampling must be bbvi.Independent\(\), .* got 'sobol'"):
+        bbvi.Reparameterization(4, sampling="sobol")
+    guide = bbvi.MeanField({"z": bbvi.Gamma()})
+    problem = bbvi.Problem(lambda x, z: -z["z"], guide)
+    params = problem.init(jax.random.key(0), None)
+    with pytest.raises(ValueError, match=r"site 'z' \(Gamma\) has no map from them"):
+        bbvi.Reparameterization(4, sampling=bbvi.Antithetic()).validate(problem, params, None)
 
 
 def test_entropy_is_checked():

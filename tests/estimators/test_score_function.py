@@ -7,6 +7,8 @@ import pytest
 from jax.flatten_util import ravel_pytree
 
 import bbvi
+import models
+from bbvi.estimators.score_function import Coefficient
 from bbvi.testing import (
     bernoulli_problem,
     check_estimator,
@@ -291,3 +293,169 @@ def test_leave_one_out_needs_two_draws():
 def test_baseline_must_be_one():
     with pytest.raises(TypeError, match=r"baseline must be a bbvi.Baseline, got 0.9"):
         bbvi.ScoreFunction(4, 0.9)
+
+
+# Rao-Blackwellized signals. A chain of Bernoullis, five additive terms, none of them reads all.
+
+
+def chain(x, z):
+    s = 2.0 * z["s"] - 1.0
+    return 0.7 * jnp.sum(s[1:] * s[:-1]) + 0.3 * jnp.sum(s) + 0.5 * z["t"] * s[0]
+
+
+def chain_problem():
+    guide = bbvi.MeanField({"s": bbvi.Bernoulli((3,)), "t": bbvi.Bernoulli()})
+    problem = bbvi.Problem(chain, guide)
+    params = problem.init(jax.random.key(0), None)
+    logits = {"s": {"logits": jnp.array([0.4, -0.7, 0.2])}, "t": {"logits": jnp.array(0.6)}}
+    return problem, params._replace(guide=params.guide._replace(families=logits))
+
+
+def with_coefficient(state, value):
+    """The state whose learned coefficient is ``value``."""
+    learned = Coefficient(jnp.asarray(-value), jnp.ones(()))
+    return {name: site._replace(coefficient=learned) for name, site in state.items()}
+
+
+def grads_at(estimator, problem, params, noise, value):
+    state = with_coefficient(estimator.init(problem, params, None), value)
+    return estimator.estimate(noise, problem, params, None, state)[0].grads
+
+
+@pytest.mark.parametrize(
+    "estimator",
+    [
+        bbvi.ScoreFunction(4),
+        bbvi.ScoreFunction(1, bbvi.NoBaseline()),
+        bbvi.ScoreFunction(4, bbvi.NoBaseline()),
+        bbvi.ScoreFunction(2, bbvi.MovingAverage(0.5)),
+        bbvi.ScoreFunction(4, signal="blanket"),
+        bbvi.ScoreFunction(1, bbvi.NoBaseline(), "blanket"),
+        bbvi.ScoreFunction(4, signal="full"),
+    ],
+    ids=repr,
+)
+@pytest.mark.parametrize("value", [0.0, 0.3, 1.0])
+def test_unbiased_for_every_coefficient(estimator, value):
+    """A term that is dropped, or counted twice, would show: all coefficients give one mean."""
+    problem, params = chain_problem()
+    exact = ravel_pytree(exact_bernoulli_gradient(problem, params, None))[0]
+    keys = jax.random.split(jax.random.key(7), 60_000 // estimator.num_samples)
+
+    def one(key):
+        noise = estimator.draw(key, problem)
+        return ravel_pytree(grads_at(estimator, problem, params, noise, value))[0]
+
+    gradients = jax.jit(lambda keys: jax.lax.map(one, keys, batch_size=1000))(keys)
+    check_mean(gradients, exact, power=0.2)
+
+
+def test_coefficient_zero_is_the_blanket_and_one_the_full_signal(key):
+    problem, params = chain_problem()
+    adaptive = bbvi.ScoreFunction(5)
+    noise = adaptive.draw(key, problem)
+    for value, signal in ((0.0, "blanket"), (1.0, "full")):
+        other = bbvi.ScoreFunction(5, signal=signal)
+        wanted = estimate(other, problem, params, noise).grads
+        got = jax.jit(lambda v: grads_at(adaptive, problem, params, noise, v))(value)  # noqa: B023
+        np.testing.assert_allclose(ravel_pytree(got)[0], ravel_pytree(wanted)[0], atol=1e-5)
+
+
+def test_blanket_signal_by_hand(key):
+    """Two draws, written out: s[1] reads both its bonds and its field, t its bond with s[0]."""
+    problem, params = chain_problem()
+    blanket = bbvi.ScoreFunction(2, signal="blanket")
+    noise = blanket.draw(key, problem)
+    z = problem.sample(noise, params, None)
+    s, t = 2.0 * np.asarray(z["s"], float) - 1.0, np.asarray(z["t"], float)
+    logits = {name: np.asarray(p["logits"]) for name, p in params.guide.families.items()}
+
+    def log_q(values, logit):
+        return values * logit - np.log1p(np.exp(logit))
+
+    middle = 0.7 * s[:, 1] * (s[:, 0] + s[:, 2]) + 0.3 * s[:, 1]
+    middle -= log_q(np.asarray(z["s"])[:, 1], logits["s"][1])
+    switch = 0.5 * t * s[:, 0] - log_q(t, logits["t"])
+    got = estimate(blanket, problem, params, noise).grads.guide.families
+    for signal, values, logit, found in (
+        (middle, np.asarray(z["s"])[:, 1], logits["s"][1], got["s"]["logits"][1]),
+        (switch, t, logits["t"], got["t"]["logits"]),
+    ):
+        score = values - 1 / (1 + np.exp(-logit))
+        np.testing.assert_allclose(
+            found, -np.mean((signal - signal[::-1]) * score), rtol=1e-4, atol=1e-6
+        )
+
+
+def learn(estimator, problem, params, x, num_steps):
+    """The estimator's state after steps at fixed parameters."""
+
+    def step(state, key):
+        noise = estimator.draw(key, problem)
+        return estimator.estimate(noise, problem, params, x, state)[1], None
+
+    start = estimator.init(problem, params, x)
+    keys = jax.random.split(jax.random.key(11), num_steps)
+    return jax.jit(lambda: jax.lax.scan(step, start, keys)[0])()
+
+
+def test_coefficient_is_learned():
+    """The least-squares coefficient, from the exact covariances of many gradients."""
+    problem, params = chain_problem()
+    blanket, full = (bbvi.ScoreFunction(4, signal=signal) for signal in ("blanket", "full"))
+    state = learn(bbvi.ScoreFunction(4), problem, params, None, 2000)
+    local, total = (
+        replicate_gradients(jax.random.key(5), e, problem, params, None, 40_000).astype(float)
+        for e in (blanket, full)
+    )
+    rest = total - local
+    # Coordinates of the raveled gradient: three logits of s, then the one of t.
+    for name, columns in (("s", slice(0, 3)), ("t", slice(3, 4))):
+        r, g = np.asarray(rest[:, columns]), np.asarray(local[:, columns])
+        centred = g - g.mean(axis=0)
+        best = np.clip(-(centred * r).sum() / (r * r).sum(), 0, 1)
+        assert state[name].coefficient.value() == pytest.approx(best, abs=0.12)
+
+
+def test_an_overflow_does_not_spoil_the_coefficient():
+    learned = Coefficient(jnp.asarray(-0.5), jnp.ones(()))
+    huge = {"g": jnp.array([1e30])}
+    assert float(learned.update(huge, huge).value()) == 0.5
+
+
+@pytest.mark.parametrize("name", ["radon", "gaussian_mixture", "hidden_markov", "ising"])
+def test_never_worse_than_the_better_signal(name):
+    """At the optimum blankets alone lose the cancellation; the coefficient keeps it."""
+    target = models.get(name)
+    x, guide = target.data(), target.guides["mean_field"]()
+    problem = bbvi.Problem(target.log_joint, guide)
+    result = bbvi.fit(target.log_joint, guide, x, key=jax.random.key(1), progress=False)
+    adaptive = bbvi.ScoreFunction(8)
+    state = learn(adaptive, problem, result.params, x, 300)
+    variances = {}
+    for signal in ("full", "blanket", "adaptive"):
+        fixed = Fixed(8, signal=signal, state=state)
+        gradients = replicate_gradients(
+            jax.random.key(3), fixed, problem, result.params, x, 2000
+        )
+        unravel = ravel_pytree(result.params)[1]
+        variance = guide.site_params(unravel(jnp.var(gradients, axis=0)).guide)
+        variances[signal] = {n: sum(map(jnp.sum, jax.tree.leaves(v))) for n, v in variance.items()}
+    for site, adaptive_variance in variances["adaptive"].items():
+        better = min(variances["full"][site], variances["blanket"][site])
+        assert adaptive_variance < 1.25 * better, f"{site}: {adaptive_variance} against {better}"
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Fixed(bbvi.ScoreFunction):
+    """Starts from a given state."""
+
+    state: dict = None
+
+    def init(self, problem, params, x):
+        return self.state
+
+
+def test_unknown_signal_is_refused():
+    with pytest.raises(ValueError, match="signal must be one of .*'blanket'.* got 'local'"):
+        bbvi.ScoreFunction(4, signal="local")

@@ -228,3 +228,44 @@ def test_saturated_discrete_sites_stay_finite():
         value, gradient = jax.value_and_grad(parts)(params)
         assert value == pytest.approx(0.0, abs=1e-6)
         assert np.isfinite(gradient["logits"]).all()
+
+
+# log of the base measure's density, for which the natural parameters are divided.
+BASE_MEASURES = {
+    "normal": lambda z: 0.0 * z,
+    "log_normal": lambda z: -jnp.log(z),
+    "gamma": lambda z: -jnp.log(z),
+    "beta": lambda z: -jnp.log(z) - jnp.log1p(-z),
+    "dirichlet": lambda z: -jnp.sum(jnp.log(z), axis=-1),
+    "von_mises": lambda z: 0.0 * z,
+    "bernoulli": lambda z: 0.0 * z,
+    "categorical": lambda z: 0.0 * z,
+}
+
+
+@pytest.mark.parametrize("name", BASE_MEASURES)
+def test_overdispersed_divides_the_natural_parameters(name):
+    """log r - (log q) / 2, both relative to the base measure, is a normaliser: the same at all z."""
+    family, base = FAMILIES[name], BASE_MEASURES[name]
+    params, _ = at(family)
+    noise = jax.vmap(family.base_noise)(jax.random.split(jax.random.key(2), 50))
+    z = jax.vmap(lambda n: family.sample(n, params))(noise)
+    wide = family.overdispersed(params, 2.0)
+    log_q, log_r = (
+        jax.vmap(lambda value, p=p: family.log_probs(p, value) - base(value))(z)
+        for p in (params, wide)
+    )
+    constant = log_r - 0.5 * log_q
+    assert float(jnp.std(log_q, axis=0).min()) > 0.05
+    np.testing.assert_allclose(constant, jnp.broadcast_to(constant[:1], constant.shape), atol=2e-4)
+    for got, wanted in zip(
+        jax.tree.leaves(family.overdispersed(params, 1.0)), jax.tree.leaves(params), strict=True
+    ):
+        np.testing.assert_array_equal(got, wanted)
+
+
+@pytest.mark.parametrize("name", ["laplace", "student_t"])
+def test_families_that_are_not_exponential_have_no_overdispersed_form(name):
+    params, _ = at(FAMILIES[name])
+    with pytest.raises(NotImplementedError, match="is not an exponential family"):
+        FAMILIES[name].overdispersed(params, 2.0)

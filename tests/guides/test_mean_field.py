@@ -50,7 +50,28 @@ def test_log_density_is_the_sum_of_independent_ones():
     b = stats.bernoulli(1 / (1 + np.exp(-by_site["b"]["logits"]))).logpmf(z["b"])
     np.testing.assert_allclose(guide.log_prob(params, None, z), w + g + b, rtol=1e-5)
     terms = guide.site_log_probs(params, None, z)
-    np.testing.assert_allclose([terms["w"], terms["g"], terms["b"]], [w, g, b], rtol=1e-5)
+    assert {name: term.shape for name, term in terms.items()} == {"w": (2,), "g": (), "b": ()}
+    np.testing.assert_allclose([terms[n].sum() for n in "wgb"], [w, g, b], rtol=1e-5)
+
+
+def test_rows_of_a_site_are_its_blocks():
+    """Simplexes and the values of an ordered support are drawn jointly, whole axes at a time."""
+    guide = bbvi.MeanField(
+        {
+            "rows": bbvi.Dirichlet((4, 3)),
+            "stick": bbvi.Normal((4, 3), support=bbvi.supports.simplex),
+            "cuts": bbvi.Normal((5,), support=bbvi.supports.ordered),
+            "labels": bbvi.Categorical(3, (2, 2)),
+        }
+    )
+    params, z = draw(guide)
+    terms = guide.site_log_probs(params, None, z)
+    shapes = {name: term.shape for name, term in terms.items()}
+    assert shapes == {"rows": (4,), "stick": (4,), "cuts": (), "labels": (2, 2)}
+    one = bbvi.MeanField({"stick": bbvi.Normal((3,), support=bbvi.supports.simplex)})
+    row = jax.tree.map(lambda leaf: leaf[2], guide.site_params(params)["stick"])
+    alone = one.log_prob(one._assemble({"stick": row}), None, {"stick": z["stick"][2]})
+    np.testing.assert_allclose(terms["stick"][2], alone, rtol=1e-5)
 
 
 def test_sites_say_what_is_reparameterized():

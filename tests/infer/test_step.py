@@ -9,7 +9,7 @@ import pytest
 from jax.scipy.stats import norm
 
 import bbvi
-from bbvi.infer.optimizers import Optimizer
+from bbvi._optimizers import Optimizer
 from bbvi.infer.step import Algorithm, run_chunk
 from bbvi.problem import Problem
 

@@ -4,7 +4,7 @@ import chex
 import optax
 import pytest
 
-from bbvi.infer.optimizers import Optimizer
+from bbvi._optimizers import Optimizer
 
 MAKERS = {
     "adam": lambda: optax.adam(1e-2),
