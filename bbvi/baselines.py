@@ -102,7 +102,8 @@ class MovingAverageState(NamedTuple):
 
     def value(self) -> Array:
         """The average; 0 where there is no past."""
-        return jnp.where(self.weight > 0, self.total / jnp.where(self.weight > 0, self.weight, 1), 0)
+        has_past = self.weight > 0
+        return jnp.where(has_past, self.total / jnp.where(has_past, self.weight, 1), 0)
 
 
 @dataclasses.dataclass(frozen=True)

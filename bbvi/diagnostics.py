@@ -87,6 +87,9 @@ def psis_khat(log_weights: Array) -> float:
     from arviz_stats.base import array_stats  # heavy: only when a verdict is asked for
 
     # The function takes log(q / p) and negates it; with the other sign bad fits look perfect.
-    with np.errstate(all="ignore"):  # hardly varying weights divide by about zero
-        _, khat = array_stats.psislw(-ratios)
+    try:
+        with np.errstate(all="ignore"):  # hardly varying weights divide by about zero
+            _, khat = array_stats.psislw(-ratios)
+    except ValueError:  # all weights of the tail are the same: they are bounded
+        return -np.inf
     return -np.inf if np.isnan(khat) else float(khat)

@@ -14,7 +14,6 @@ from jax import Array
 from bbvi._log_joint import trace_log_joint
 from bbvi._tree import is_floating, named_leaves
 from bbvi._types import Data, Key, Latents, LogJoint, Params, PyTree
-from bbvi.dependence.split_inline import inline_calls
 from bbvi.factors import FactorizedLogJoint
 from bbvi.guides.base import Guide
 from bbvi.objectives import Elbo, Objective
@@ -178,7 +177,7 @@ def check_problem(problem: Problem, params: Params, x: Data) -> None:
 
 def _check_log_joint(problem: Problem, params: Params, x: Data, z: Latents) -> None:
     closed = trace_log_joint(problem.log_joint, x, z, *problem.model_args(params))
-    unread = _unread(inline_calls(closed).jaxpr, list(named_leaves(z, "latents")))
+    unread = _unread(closed.jaxpr, list(named_leaves(z, "latents")))
     if unread:
         raise ValueError(
             f"log_joint never reads latent {', '.join(map(repr, unread))}: its posterior would be "

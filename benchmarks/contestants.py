@@ -46,7 +46,7 @@ def bbvi_fit(problem: Problem, x: Any) -> Run | None:
     guide = (bbvi.FullRank if problem.family == "full_rank" else bbvi.MeanField)(sites)
     estimator = bbvi.Reparameterization(num_samples=problem.num_samples)
     if problem.estimator == "score_function":
-        estimator = bbvi.ScoreFunction(problem.num_samples, baseline=bbvi.LeaveOneOut())
+        estimator = bbvi.ScoreFunction(problem.num_samples, signal="full")
     optimizer = optax.adam(LEARNING_RATE)
 
     def run(num_steps: int, seed: int) -> np.ndarray:

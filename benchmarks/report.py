@@ -93,13 +93,16 @@ def summary_table(problems: Sequence[dict[str, Any]]) -> str:
 
 
 def markdown(results: dict[str, Any]) -> str:
-    """The whole report."""
+    """The whole report, of any suite."""
+    parts = SUITES[results.get("suite", "speed")](results)
+    return "\n\n".join(parts) + "\n"
+
+
+def speed(results: dict[str, Any]) -> list[str]:
     known = results["environment"]
-    versions = ", ".join(f"{name} {version}" for name, version in known["versions"].items())
     parts = [
         "# Speed",
-        f"{known['device']}, {known['cpu_count']} processors, Python {known['python']}, "
-        f"{versions}; {known['dtype']}, {known['optimizer']}, {known['rounds']} interleaved "
+        f"{_machine(known)}, {known['optimizer']}, {known['rounds']} interleaved "
         "rounds. Medians with quartiles; ratios are taken round by round. On a busy machine trust "
         "processor time (cpu): it does not count waiting for others.",
         summary_table(results["problems"]),
@@ -111,7 +114,103 @@ def markdown(results: dict[str, Any]) -> str:
         short, long = result["steps"]
         parts += [f"## {result['problem']}", f"Calls of {short} and {long} steps."]
         parts.append(problem_table(result))
-    return "\n\n".join(parts) + "\n"
+    return parts
+
+
+def scale(results: dict[str, Any]) -> list[str]:
+    head = ("model", "size", "latents", "factor entries")
+    head += tuple(
+        f"{what} data: {unit}" for what in ("known", "traced") for unit in ("cpu s", "MB")
+    )
+    rows, steps = [], []
+    for case in results["cases"]:
+        known, traced = case["known_data"], case["traced_data"]
+        cells = [case["case"], f"{case['size']} {case['unit']}"]
+        cells += [str(known.get(key, "-")) for key in ("latents", "factor_entries")]
+        for analysis in (known, traced):
+            cells += [_number(analysis.get(key)) for key in ("cpu_s", "peak_growth_mb")]
+        rows.append(cells)
+        for step in case["steps"]:
+            keys = ("full_cpu_ms", "adaptive_cpu_ms", "cpu_overhead", "wall_overhead")
+            cells = [case["case"], f"{step.get('size')} {case['unit']}"]
+            steps.append(cells + [_spread(step.get(key)) for key in keys])
+    steps_head = ("model", "size", "full signal: cpu ms [IQR]", "adaptive: cpu ms [IQR]")
+    steps_head += ("cpu ratio [IQR]", "wall ratio [IQR]")
+    return [
+        "# Scale",
+        f"{_machine(results['cases'][0]['environment'])}. Each figure in a fresh process; MB: "
+        "growth of the peak memory during the analysis.",
+        table(head, rows),
+        f"Time per step, S = {results['cases'][0]['num_samples']}:",
+        table(steps_head, steps),
+    ]
+
+
+def variance(results: dict[str, Any]) -> list[str]:
+    parts = [
+        "# Variance",
+        f"{_machine(results['cases'][0]['environment'])}. Factors by which the trace of the "
+        "gradient's covariance at a site is below that of the leave-one-out score function with "
+        "the full signal, with 95 % intervals; equal numbers of draws, except that local "
+        "expectations have equal numbers of values of log_joint.",
+    ]
+    methods = list(
+        dict.fromkeys(m for c in results["cases"] for r in c["rows"] for m in r["factor"])
+    )
+    rows, worse = [], []
+    for case in results["cases"]:
+        for row in case["rows"]:
+            place = [f"{case['case']} {row['site']}", row["point"], _number(row["leave_one_out"])]
+            rows.append(place + [_interval(row["factor"].get(m)) for m in methods])
+            adaptive = row["factor"].get("adaptive")
+            if adaptive and adaptive["high"] < 1:
+                worse.append([*place[:2], _interval(adaptive)])
+    parts.append(table(("site", "point", "leave-one-out variance", *methods), rows))
+    parts.append("Sites where the adaptive signal is above leave-one-out beyond noise:")
+    parts.append(table(("site", "point", "factor"), worse) if worse else "None.")
+    return parts
+
+
+def mixture(results: dict[str, Any]) -> list[str]:
+    parts = ["# A mixture with discrete assignments, end to end"]
+    head = ("method", "draws", "compile s", "cpu s to 0.1 %", "s to 0.1 %", "steps to 0.1 %")
+    head += ("cpu ms/step", "steps", "cpu s", "final ELBO", "gap to CAVI", "gap %")
+    for case in results["cases"]:
+        rows = []
+        for row in case["methods"]:
+            reached = row["reached"] or {}
+            keys = ("cpu_s", "wall_s", "step")
+            cells = [row["method"], str(row["num_samples"] or "-"), _number(row["compile_s"])]
+            cells += [_number(reached.get(key)) for key in keys]
+            last = row["trace"][-1]
+            cells += [_number(1e3 * last["cpu_s"] / max(1, last["step"])), str(last["step"])]
+            cells += [_number(last["cpu_s"]), f"{last['elbo']:.6g}"]
+            gap = case["cavi_elbo"] - last["elbo"]
+            rows.append([*cells, _number(gap), _number(100 * gap / abs(case["cavi_elbo"]))])
+        parts += [
+            f"## N = {case['size']}",
+            f"{_machine(case['environment'])}. {case['about']}",
+            table(head, rows),
+        ]
+    return parts
+
+
+SUITES = {"speed": speed, "scale": scale, "variance": variance, "mixture": mixture}
+
+
+def _machine(known: dict[str, Any]) -> str:
+    versions = ", ".join(f"{name} {version}" for name, version in known["versions"].items())
+    device = known.get("processor", known["device"])
+    return (
+        f"{device}, {known['cpu_count']} processors, Python {known['python']}, {versions}; "
+        f"{known['dtype']}"
+    )
+
+
+def _interval(factor: dict[str, float] | None) -> str:
+    if factor is None:
+        return "-"
+    return f"{_number(factor['value'])} [{_number(factor['low'])}, {_number(factor['high'])}]"
 
 
 def _number(value: float | None) -> str:

@@ -25,7 +25,7 @@ import numpy as np
 
 import bbvi
 from bbvi.dependence.blankets import blanket_sums, factor_graph
-from benchmarks import measure, report, targets
+from benchmarks import measure, report, store, targets
 from benchmarks.cold import peak_mb
 
 PACKAGES = ("jax", "jaxlib", "optax", "distrax", "numpy")
@@ -97,7 +97,7 @@ def analysis(case: Case, size: int, *, known: bool) -> dict[str, float]:
     row = {"wall_s": wall, "cpu_s": cpu, "peak_growth_mb": peak_mb() - before}
     row["latents"] = sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(z))
     if known:
-        row["factor_entries"] = sum(math.prod(term.shape) for term in found.terms)
+        row["factor_entries"] = sum(math.prod(t.shape) for t in found.terms if t.reads)
     return row
 
 
@@ -149,6 +149,7 @@ def run_case(case: Case, *, quick: bool) -> dict[str, Any]:
     size = case.size // 1000 if quick else case.size
     return {
         "case": case.name,
+        "environment": measure.environment(*PACKAGES),
         "unit": case.unit,
         "size": size,
         "known_data": _fresh(case.name, "known", size),
@@ -184,12 +185,11 @@ def main(arguments: list[str] | None = None) -> None:
     if options.child:
         print(json.dumps(child(*options.child)))
         return
-    names = options.only or list(CASES)
-    for name in names:
+    for name in options.only or CASES:
         print(f"{name} ...", flush=True)
         row = run_case(CASES[name], quick=options.quick)
-        results = report.merge(options.out, "scale", measure.environment(*PACKAGES), row)
-        print(report.scale_tables({**results, "cases": [row]}), flush=True)
+        store.merge(options.out, "scale", row)
+        print(report.markdown({"suite": "scale", "cases": [row]}), flush=True)
 
 
 if __name__ == "__main__":

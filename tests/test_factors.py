@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from jax.scipy.stats import multivariate_normal, norm
+from jax.scipy.stats import norm
 
 import bbvi
 from bbvi.dependence.blankets import blanket_sums, entry_sites, factor_graph
@@ -206,7 +206,8 @@ def test_mean_over_batches_is_the_log_joint_of_all_data(name, way):
     terms, x, z, by_row = MODELS[name]
     scaled = SCALED[way](terms)
     full_value, full_grad = value_and_grad(summed(terms), x, z)
-    found = [value_and_grad(scaled, *batch) for batch in batches(x, z, by_row)]
+    at_batch = jax.jit(functools.partial(value_and_grad, scaled))
+    found = [at_batch(*batch) for batch in batches(x, z, by_row)]
     values, grads = jax.tree.map(lambda *leaves: np.array(leaves), *found)
     assert np.ptp(values) > 1.0  # a batch alone is not enough
     np.testing.assert_allclose(np.mean(values), full_value, rtol=1e-12)
@@ -229,11 +230,11 @@ def test_mean_blanket_sums_over_batches_are_those_of_all_data(name, way):
 
 @pytest.mark.usefixtures("x64")
 @models
-def test_found_and_declared_agree_on_each_batch(name):
+def test_found_and_declared_agree_on_a_batch(name):
     terms, x, z, by_row = MODELS[name]
-    for batch in batches(x, z, by_row):
-        got, expected = (value_and_grad(SCALED[way](terms), *batch) for way in SCALED)
-        assert_close(got, expected)
+    batch = next(batches(x, z, by_row))
+    got, expected = (value_and_grad(SCALED[way](terms), *batch) for way in SCALED)
+    assert_close(got, expected)
 
 
 def test_declared_labels_start_with_their_term():
@@ -308,7 +309,7 @@ def test_wrong_options_are_refused(options, error, message):
     ("terms", "x", "options", "error", "message"),
     [
         (lambda x, z: z.sum(), 1.0, {}, TypeError, "must return a dict of arrays"),
-        (lambda x, z: {"a": 1}, 1.0, {}, TypeError, "term 'a' must hold real numbers, got int32"),
+        (lambda x, z: {"a": 1}, 1.0, {}, TypeError, "term 'a' must hold real numbers, got int"),
         (
             lambda x, z: {"a": z},
             1.0,
@@ -418,12 +419,12 @@ def test_learned_parameters(way):
 
 
 @pytest.mark.parametrize("name", ["mixture", "local latents"])
-def test_jit_vmap_and_single_precision(name):
+def test_jit_and_vmap_in_default_precision(name):
     terms, x, z, by_row = MODELS[name]
     x, z = next(batches(x, z, by_row))
     z = jax.tree.map(jnp.asarray, z)
     scaled, expected = SCALED["found"](terms), SCALED["declared"](terms)(x, z)
-    assert expected.dtype == jnp.float32
+    assert expected.dtype == jnp.zeros(()).dtype
     draws = jax.tree.map(lambda leaf: jnp.stack([leaf, leaf]), z)
     np.testing.assert_allclose(jax.jit(scaled)(x, z), expected, 1e-5)
     over_draws = jax.jit(jax.vmap(scaled, in_axes=(None, 0)))(x, draws)
@@ -445,109 +446,6 @@ def test_log_joint_may_close_over_traced_values():
         assert_close(got, jax.value_and_grad(plain)(scale, z), 1e-6)
     batch = jax.vmap(value, in_axes=(0, None))(jnp.array([1.0, 2.0]), z)
     np.testing.assert_allclose(batch, [plain(1.0, z), plain(2.0, z)], 1e-6)
-
-
-def covariance_of_rows(x):
-    return jnp.exp(-((x[:, None] - x[None, :]) ** 2)) + jnp.eye(x.shape[0])
-
-
-MU = {"mu": 0.5}
-PLACES = {"mu": np.zeros(24)}
-
-
-@pytest.mark.parametrize(
-    ("log_joint", "z", "message"),
-    [
-        pytest.param(
-            lambda x, z: jnp.mean(norm.logpdf(x, z["mu"])) + norm.logpdf(z["mu"]),
-            MU,
-            "other than by a sum over them, such as by a mean",
-            id="mean",
-        ),
-        pytest.param(
-            lambda x, z: jnp.asarray(x.shape[0]) * jnp.sum(norm.logpdf(x, z["mu"])),
-            MU,
-            "other than by a sum",
-            id="sum times size",
-        ),
-        pytest.param(
-            lambda x, z: 24.0 / x.shape[0] * jnp.sum(norm.logpdf(x, z["mu"])),
-            MU,
-            "a factor N/B",
-            id="scaled already",
-        ),
-        pytest.param(
-            lambda x, z: -0.5 * jnp.sum((x / z["mu"]) ** 2) - x.shape[0] * jnp.log(z["mu"]),
-            MU,
-            "a normaliser times x.shape",
-            id="normaliser",
-        ),
-        pytest.param(
-            lambda x, z: jnp.sum(norm.logpdf(x, z["mu"])) + z["mu"] * x[0],
-            MU,
-            "does not have entries for each row",
-            id="first row",
-        ),
-        pytest.param(
-            lambda x, z: (
-                multivariate_normal.logpdf(x, jnp.zeros(x.shape), covariance_of_rows(x))
-                + norm.logpdf(z["mu"])
-            ),
-            MU,
-            "does not have entries for each row",
-            id="Gaussian process",
-        ),
-        pytest.param(
-            lambda x, z: norm.logpdf(x[1:], z["mu"] * x[:-1]).sum(),
-            MU,
-            "does not have entries for each row.*or declare which terms",
-            id="autoregression",
-        ),
-        pytest.param(
-            lambda x, z: norm.logpdf(jnp.sum(x), z["mu"]),
-            MU,
-            "'.* at test_factors.py.*' of shape .* does not have entries",
-            id="function of the sum",
-        ),
-        pytest.param(
-            lambda x, z: norm.logpdf(x, z["mu"]).sum() + norm.logpdf(jnp.diff(z["mu"])).sum(),
-            {"mu": np.zeros(6)},
-            "does not have entries for each row",
-            id="chain of local latents",
-        ),
-        pytest.param(
-            lambda x, z: norm.logpdf(x, z["mu"][: x.shape[0]]).sum(),
-            PLACES,
-            "latent 'mu' of shape .24,. is read by the place of a row",
-            id="by place",
-        ),
-        pytest.param(
-            lambda x, z: norm.logpdf(jnp.arange(6.0), z["mu"]).sum(),
-            MU,
-            "no term of log_joint reads a row of x",
-            id="data closed over",
-        ),
-        pytest.param(
-            lambda x, z: norm.logpdf(x * jnp.ones(6), z["mu"]).sum(),
-            MU,
-            "takes 6 rows but not 12",
-            id="one size",
-        ),
-        pytest.param(
-            lambda x, z: norm.logpdf(x, z["mu"]), MU, "must return one real scalar", id="not summed"
-        ),
-    ],
-)
-def test_what_is_no_sum_over_rows_is_refused(log_joint, z, message):
-    scaled = bbvi.scale_data_terms(log_joint, num_data=24)
-    with pytest.raises(ValueError, match=message):
-        jax.eval_shape(scaled, jnp.zeros(6), z)
-
-
-def test_one_row_is_refused():
-    log_joint = lambda x, z: norm.logpdf(x, z).sum()  # noqa: E731
-    with pytest.raises(ValueError, match="batch of one row"):
-        bbvi.scale_data_terms(log_joint, num_data=24)(jnp.zeros(1), 0.0)
 
 
 def test_refusal_comes_through_fit_with_its_reason():

@@ -38,8 +38,8 @@ class BiasedVarGrad(bbvi.VarGrad):
 class Greedy(bbvi.MovingAverage):
     """Updates first: the average has seen the sample it is subtracted from."""
 
-    def __call__(self, state, signal):
-        _, state = super().__call__(state, signal)
+    def __call__(self, state, signal, x):
+        _, state = super().__call__(state, signal, x)
         return jnp.full_like(signal, state.total / state.weight), state
 
 
@@ -47,8 +47,8 @@ class Greedy(bbvi.MovingAverage):
 class InSample(bbvi.Baseline):
     """The mean of all the step's signals, its own included."""
 
-    def __call__(self, state, signal):
-        return jnp.full_like(signal, jnp.mean(signal)), state
+    def __call__(self, state, signal, x):
+        return jnp.broadcast_to(jnp.mean(signal, axis=0), signal.shape), state
 
 
 @dataclasses.dataclass(frozen=True)
@@ -74,9 +74,10 @@ class WrongSign(bbvi.ScoreFunction):
 class ForgetsTheta(bbvi.ScoreFunction):
     """No gradient for the model's learned parameters."""
 
-    def surrogate(self, noise, problem, params, x, state):
-        held = params._replace(model=jax.lax.stop_gradient(params.model))
-        return super().surrogate(noise, problem, held, x, state)
+    def estimate(self, noise, problem, params, x, state):
+        estimate, state = super().estimate(noise, problem, params, x, state)
+        model = jax.tree.map(jnp.zeros_like, estimate.grads.model)
+        return estimate._replace(grads=estimate.grads._replace(model=model)), state
 
 
 @pytest.mark.parametrize(

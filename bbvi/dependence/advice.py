@@ -19,7 +19,7 @@ TRUE_SUMS = frozenset(
     | {"argmax", "argmin", "dot_general", "gather", "dynamic_slice", "dynamic_update_slice"}
 )
 LOOPS = frozenset({"scan", "while"})
-LINEAR_ALGEBRA = frozenset(NUM_CORE_AXES)
+LINEAR_ALGEBRA = frozenset(NUM_CORE_AXES) | {"triangular_solve"}
 CUMULATIVE = frozenset({"cumsum", "cumprod", "cummax", "cummin", "cumlogsumexp"})
 # More colours than this, and exact sums over integers cost more than they save.
 MANY_COLOURS = 8
@@ -56,12 +56,11 @@ def _unread(latents: Sequence[LatentBlanket]) -> list[str]:
 
 def _data(term: TermReads, found: UnusedData) -> str:
     leaves = _listed(found.leaves)
-    (read,) = (read for read in term.reads if read.latent == found.latent)
-    is_product = any(origin.primitive == "dot_general" for origin in read.origins)
-    if found.is_index and is_product:
+    reads = [read for read in term.reads if read.latent in found.latents]
+    if found.is_index and all(_follows(read, "dot_general") for read in reads):
         cure = (
-            f"Instead of a product with one-hot rows, look the entries up by integers: "
-            f"z['{found.latent}'][index]."
+            "Instead of a product with one-hot rows, look entries up by integers: "
+            f"z['{found.latents[0]}'][index]."
         )
     else:
         cure = (
@@ -69,10 +68,14 @@ def _data(term: TermReads, found: UnusedData) -> str:
             "write it as pairs of indices and look the entries up by them."
         )
     return (
-        f"'{term.label}' reads entries of '{found.latent}' {found.count:.10g} times; with the "
-        f"values of data {leaves} known it would {found.known_count:.10g} times, but fit traces x. "
+        f"'{term.label}' reads entries of {_listed(found.latents)} {found.count} times; with the "
+        f"values of data {leaves} known it would {found.known_count} times, but fit traces x. "
         f"{cure}"
     )
+
+
+def _follows(read: Read, primitive: str) -> bool:
+    return any(origin.primitive == primitive for origin in read.origins)
 
 
 def _derivatives(terms: Sequence[TermReads]) -> list[str]:
@@ -85,12 +88,16 @@ def _derivatives(terms: Sequence[TermReads]) -> list[str]:
     ]
 
 
+def _num_read(term: TermReads) -> float:
+    return sum(read.count for read in term.reads)
+
+
 def _is_wide(term: TermReads) -> bool:
-    return sum(read.count for read in term.reads) > 1
+    return _num_read(term) > 1
 
 
 def _widenings(terms: Sequence[TermReads], unused: Sequence[UnusedData]) -> list[str]:
-    by_data = {(terms[found.term].label, found.latent) for found in unused}
+    by_data = {(terms[found.term].label, name) for found in unused for name in found.latents}
     reads: dict[Origin, dict[str, list[Read]]] = {}
     for term in terms:
         for read in term.reads:
@@ -101,7 +108,7 @@ def _widenings(terms: Sequence[TermReads], unused: Sequence[UnusedData]) -> list
                 if read not in of_term:
                     of_term.append(read)
     return [
-        f"{_listed(labels)} {'reads' if len(labels) == 1 else 'read'} "
+        f"{_listed(list(labels))} {'reads' if len(labels) == 1 else 'read'} "
         f"{_reads([read for of_term in labels.values() for read in of_term])} because of "
         f"`{origin}`: {_cure(origin)}"
         for origin, labels in reads.items()
@@ -148,12 +155,13 @@ def _density(terms: Sequence[TermReads], latents: Sequence[LatentBlanket]) -> li
             "nothing to Rao-Blackwellize. If it is a sum, add its terms up in the last "
             "operations of log_joint, or declare them in a bbvi.FactorizedLogJoint."
         ]
-    if all(np.isclose(latent.mean_blanket, num_entries - 1) for latent in latents):
-        widest = max(terms, key=lambda term: sum(read.count for read in term.reads))
+    # Terms of one entry each, such as independent priors, make no difference.
+    shared = [term for term in terms if _is_wide(term)]
+    if shared and all(np.isclose(_num_read(term), num_entries) for term in shared):
         return [
-            f"There is nothing to gain: every latent entry shares a term with every other, as "
-            f"'{widest.label}' reads {_reads(widest.reads)}. Rao-Blackwellization neither helps "
-            "nor harms."
+            f"There is nothing to gain: every term that is shared reads everything, as "
+            f"'{shared[0].label}' reads {_reads(shared[0].reads)}. Rao-Blackwellization neither "
+            "helps nor harms."
         ]
     return []
 
@@ -188,5 +196,5 @@ def _reads(reads: Sequence[Read]) -> str:
     return ", ".join(names)
 
 
-def _listed(names: Sequence[str] | dict[str, object]) -> str:
+def _listed(names: Sequence[str]) -> str:
     return ", ".join(f"'{name}'" for name in names)

@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from bbvi.dependence.jaxprs import Equation, Jaxpr, apply, evaluate
@@ -81,7 +82,7 @@ class Value:
             self._value = self._value()
         if is_concrete(self._value) and not isinstance(self._value, np.ndarray):
             dtype = getattr(self._value, "dtype", None)
-            if dtype is None or not jax.dtypes.issubdtype(dtype, jax.dtypes.prng_key):
+            if dtype is None or not jnp.issubdtype(dtype, jax.dtypes.prng_key):
                 self._value = np.asarray(self._value)
         return self._value
 

@@ -1,10 +1,8 @@
-"""From one plain ``log_joint``: its additive terms, what each reads, and sums over Markov blankets."""
+"""From one plain ``log_joint``: its additive terms, what each reads, and sums over blankets."""
 
 from __future__ import annotations
 
 import dataclasses
-import functools
-from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -14,16 +12,15 @@ import numpy as np
 from jax import Array
 from jax.extend import core as jex_core
 
-from bbvi._tree import abstract, named_leaves, with_leaf
+from bbvi._tree import named_leaves
 from bbvi._types import Data, Latents, LogJoint, PyTree, Site
 from bbvi.dependence import rules  # noqa: F401  registers the rules
 from bbvi.dependence.analysis import Analysis, Value, constant
 from bbvi.dependence.colouring import Colouring, colour
 from bbvi.dependence.plan import Plan, joint_plan, plan
 from bbvi.dependence.pointers import Pointer, Shape
-from bbvi.dependence.split import Factors, additive_factors
-
-MAX_PROGRAMS = 64
+from bbvi.dependence.programs import traced_once
+from bbvi.dependence.split import additive_factors
 
 
 @dataclasses.dataclass(frozen=True)
@@ -164,7 +161,6 @@ def _term(
 
 Evaluate = Callable[[Latents], list[Array]]
 Build = Callable[..., PyTree]
-_programs: OrderedDict[Any, tuple[Any, Any, dict[str, Any]]] = OrderedDict()
 
 
 def local_program(
@@ -183,33 +179,16 @@ def local_program(
     sites and the shapes. Data are traced in it, so that it holds for any data of these shapes;
     only constants that ``log_joint`` closes over are used by value.
     """
-    args = (x, z, model_args, extra)
-    key = (build, log_joint, sites, abstract(args), jax.config.jax_enable_x64)
-    if key in _programs:
-        _programs.move_to_end(key)
-        closed, treedef = _programs[key]
-    else:
-        structure: list[Any] = []
 
-        def run(x: Data, z: Latents, model_args: tuple[PyTree, ...], extra: PyTree) -> list[Array]:
-            graph, factors = factor_graph(log_joint, x, z, *model_args, sites=sites)
+    def run(x: Data, z: Latents, model_args: tuple[PyTree, ...], extra: PyTree) -> PyTree:
+        graph, factors = factor_graph(log_joint, x, z, *model_args, sites=sites)
 
-            def evaluate(z: Latents) -> list[Array]:
-                return jex_core.jaxpr_as_fun(factors)(*jax.tree.leaves((x, z, model_args)))
+        def evaluate(z: Latents) -> list[Array]:
+            return jex_core.jaxpr_as_fun(factors)(*jax.tree.leaves((x, z, model_args)))
 
-            out, treedef = jax.tree.flatten(build(graph, evaluate, z, *extra))
-            structure[:] = [treedef]
-            return out
+        return build(graph, evaluate, z, *extra)
 
-        closed = jax.make_jaxpr(run)(*jax.eval_shape(lambda: args))
-        (treedef,) = structure
-        # A function that closes over a tracer gives a program for that trace only.
-        if not any(isinstance(c, jax.core.Tracer) for c in closed.consts):
-            _programs[key] = closed, treedef
-            if len(_programs) > MAX_PROGRAMS:
-                _programs.popitem(last=False)
-    outputs = jex_core.jaxpr_as_fun(closed)(*jax.tree.leaves(args))
-    return jax.tree.unflatten(treedef, outputs)
+    return traced_once((build, log_joint, sites), run, x, z, model_args, extra)
 
 
 def _sums(graph: FactorGraph, evaluate: Evaluate, z: Latents) -> tuple[Array, dict[str, Array]]:
@@ -238,76 +217,3 @@ def blanket_sums(
       log p, a scalar, and R by site, each of the site's block shape.
     """
     return local_program(_sums, log_joint, sites, x, z, model_args)
-
-
-@dataclasses.dataclass(frozen=True)
-class _LocalValues:
-    """``R_i`` with z_i replaced by each of its values, for all entries i of a discrete site."""
-
-    site: Site
-
-    def __call__(self, graph: FactorGraph, evaluate: Evaluate, z: Latents) -> Array:
-        colouring = graph.colouring(self.site)
-        if colouring is None:
-            raise ValueError(
-                f"site '{self.site.name}' cannot be coloured: which of its entries share a term "
-                "depends on data. Use ScoreFunction for it."
-            )
-        colours = jnp.asarray(colouring.colours)
-        (name,) = self.site.leaves
-        leaf = named_leaves(z, "latents")[name]
-
-        def at(value: Array, colour: Array) -> Array:
-            flipped = jnp.where(colours == colour, value.astype(leaf.dtype), leaf)
-            sums = graph.blanket_sums(evaluate(with_leaf(z, "latents", name, flipped)))
-            return jnp.where(colours == colour, sums[self.site.name], 0)
-
-        assert self.site.num_values is not None
-        values = jnp.arange(self.site.num_values)
-
-        def add(total: Array, colour: Array) -> tuple[Array, None]:
-            return total + jax.vmap(lambda value: at(value, colour))(values), None
-
-        first = jax.vmap(lambda value: at(value, jnp.zeros((), int)))(values)
-        if colouring.num_colours == 1:
-            return first
-        return jax.lax.scan(add, first, jnp.arange(1, colouring.num_colours))[0]
-
-
-def local_values(
-    log_joint: LogJoint, sites: tuple[Site, ...], site: Site, x: Data, z: Latents, *args: PyTree
-) -> Array:
-    """Blanket sums ``[K, *shape]`` of a discrete site with each entry set to each of its K values.
-
-    Differences along the first axis are those of the log joint. Entries that share no term are
-    changed together, so the cost is K values of ``log_joint`` per colour, not per entry.
-
-    Raises:
-      ValueError: which entries share a term depends on data.
-    """
-    return local_program(_LocalValues(site), log_joint, sites, x, z, args)
-
-
-def num_colours(
-    log_joint: LogJoint, sites: tuple[Site, ...], x: Data, z: Latents, *args: PyTree
-) -> dict[str, int | None]:
-    """For each discrete site how many colours ``local_values`` needs; None where it is refused."""
-    return _num_colours(log_joint, sites, abstract((x, z, args)), jax.config.jax_enable_x64)
-
-
-@functools.lru_cache(maxsize=MAX_PROGRAMS)
-def _num_colours(
-    log_joint: LogJoint, sites: tuple[Site, ...], structure: Any, is_x64: bool
-) -> dict[str, int | None]:
-    found: dict[str, int | None] = {}
-
-    def run(x: Data, z: Latents, args: tuple[PyTree, ...]) -> tuple[()]:
-        graph, _ = factor_graph(log_joint, x, z, *args, sites=sites)
-        for site in sites:
-            if site.num_values is not None:
-                colouring = graph.colouring(site)
-                found[site.name] = colouring and colouring.num_colours
-        return ()
-
-    jax.make_jaxpr(run)(*jax.tree.unflatten(*structure))
-    return found

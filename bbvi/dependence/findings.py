@@ -102,19 +102,19 @@ class UnusedData:
 
     Attributes:
       term: position of the term.
-      latent: what it reads too much of.
+      latents: what it reads too much of.
       leaves: names of the data leaves.
       is_index: whether the data are indices, or indices written as one-hot rows.
-      count: (term entry, latent entry) pairs as it is.
-      known_count: pairs if the data were known.
+      count: how many latent entries the entries of the term read in all.
+      known_count: how many they would read if the data were known.
     """
 
     term: int
-    latent: str
+    latents: tuple[str, ...]
     leaves: tuple[str, ...]
     is_index: bool
-    count: float
-    known_count: float
+    count: int
+    known_count: int
 
 
 @dataclasses.dataclass(frozen=True)
@@ -168,7 +168,7 @@ def find(model: Model) -> tuple[list[TermReads], list[LatentBlanket], list[Unuse
         for site in graph.sites:
             if not is_floating(leaves[site.name]):
                 colouring = graph.colouring(site)
-                colours[site.name] = colouring and colouring.num_colours
+                colours[site.name] = None if colouring is None else colouring.num_colours
         factors = [jnp.ones(term.shape) for term in graph.terms if term.reads]
         num_factors = max(1, sum(factor.size for factor in factors))
         reading = graph.blanket_sums([jnp.ones(term.shape) for term in graph.terms])
@@ -182,7 +182,7 @@ def find(model: Model) -> tuple[list[TermReads], list[LatentBlanket], list[Unuse
             label,
             shape,
             tuple(
-                _read(name, entries, counts[k][name], math.prod(shape), leaves[name].size, found)
+                _read(name, entries, counts[k][name], leaves[name].size, found)
                 for name, (entries, found) in reads.items()
             ),
         )
@@ -206,10 +206,8 @@ def find(model: Model) -> tuple[list[TermReads], list[LatentBlanket], list[Unuse
     return [term for term in terms if term.reads], latents, _unused_data(model, counts)
 
 
-def _read(
-    name: str, entries: str, count: float, num_factors: int, size: int, found: tuple[Origin, ...]
-) -> Read:
-    mean = float(count) / max(1, num_factors)
+def _read(name: str, entries: str, count: Any, size: int, found: tuple[Origin, ...]) -> Read:
+    mean = float(count.mean()) if count.size else 0.0
     kind: Literal["aligned", "dense", "scalar"] = "scalar"
     if size > 1:
         kind = "dense" if mean > size * (1 - ROUNDING) else "aligned"
@@ -217,15 +215,15 @@ def _read(
 
 
 def _counts(graph: FactorGraph) -> list[dict[str, Array]]:
-    """For each term and latent the number of (term entry, latent entry) pairs."""
-    return [{name: _num_pairs(term, graph, name) for name in term.plans} for term in graph.terms]
+    """For each term and latent, how many of the latent's entries each entry of the term reads."""
+    return [{name: _count(term, graph, name) for name in term.plans} for term in graph.terms]
 
 
-def _num_pairs(term: Term, graph: FactorGraph, name: str) -> Array:
+def _count(term: Term, graph: FactorGraph, name: str) -> Array:
     ones = jnp.ones(graph.latents[name])
     like = jax.ShapeDtypeStruct(term.shape, ones.dtype)
-    (per_entry,) = jax.linear_transpose(term.plans[name].accumulate, like)(ones)
-    return jnp.sum(per_entry)
+    (count,) = jax.linear_transpose(term.plans[name].accumulate, like)(ones)
+    return count
 
 
 def _blankets(graph: FactorGraph) -> dict[str, Array]:
@@ -256,36 +254,45 @@ def _blankets(graph: FactorGraph) -> dict[str, Array]:
 
 
 def _unused_data(model: Model, counts: list[dict[str, Any]]) -> list[UnusedData]:
-    """Where an analysis that knows the data is finer, and which leaf that is due to."""
+    """Where an analysis that knows the data is finer, and which leaves that is due to.
+
+    Entries of a term that read nothing at all once the data are known, as those that a mask sets
+    to zero, do not count: they are constant, and harmless in any blanket.
+    """
     data = {name: np.asarray(leaf) for name, leaf in named_leaves(model.x, "x").items()}
     # Structure comes from indices, and from zeros.
     candidates = [name for name, leaf in data.items() if not is_floating(leaf) or (leaf == 0).any()]
+    if not candidates:
+        return []
 
     def known_counts(*names: str) -> list[dict[str, Any]]:
         return model.analyse(lambda graph, program, x: _counts(graph), frozenset(names))
 
-    if not candidates:
-        return []
-    all_known = known_counts(*candidates)
-    gains = [
-        (k, name)
-        for k, term in enumerate(counts)
-        for name, count in term.items()
-        if all_known[k][name] < count * (1 - ROUNDING)
-    ]
-    one_known = {name: known_counts(name) for name in candidates} if gains else {}
-    unused = []
+    def is_finer(found: list[dict[str, Any]], k: int, name: str) -> bool:
+        return bool((alive[k] * found[k][name]).sum() < before[k, name] * (1 - ROUNDING))
+
+    known = known_counts(*candidates)
+    alive = [np.asarray(sum(term.values(), np.zeros(()))) > 0 for term in known]
+    before = {
+        (k, name): (alive[k] * c).sum() for k, t in enumerate(counts) for name, c in t.items()
+    }
+    gains = [(k, name) for k, name in before if is_finer(known, k, name)]
+    one_known = {leaf: known_counts(leaf) for leaf in candidates} if gains else {}
+    unused: dict[tuple[int, tuple[str, ...]], list[str]] = {}
     for k, name in gains:
-        due = [
-            leaf
-            for leaf, found in one_known.items()
-            if found[k][name] < counts[k][name] * (1 - ROUNDING)
-        ]
-        due = due or candidates
-        is_index = all(map(_is_index, map(data.__getitem__, due)))
-        pairs = float(counts[k][name]), float(all_known[k][name])
-        unused.append(UnusedData(k, name, tuple(due), is_index, *pairs))
-    return unused
+        due = tuple(leaf for leaf, found in one_known.items() if is_finer(found, k, name))
+        unused.setdefault((k, due or tuple(candidates)), []).append(name)
+    return [
+        UnusedData(
+            k,
+            tuple(names),
+            due,
+            all(_is_index(data[leaf]) for leaf in due),
+            int(sum(before[k, name] for name in names)),
+            int(sum(known[k][name].sum() for name in names)),
+        )
+        for (k, due), names in unused.items()
+    ]
 
 
 def _is_index(leaf: np.ndarray) -> bool:

@@ -113,7 +113,7 @@ def compare(
         return before, jax.lax.map(change, rows, batch_size=batch_size)
 
     base, changes = jax.device_get(run(x, z, rows))
-    is_double = jax.config.jax_enable_x64
+    is_double = jnp.result_type(float) == np.float64
     tolerance = DOUBLE_TOLERANCE if _is_all_double(log_joint, args) else SINGLE_TOLERANCE
 
     def uncounted(row: Replacements) -> list[str]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import functools
 import re
 from typing import Any, NamedTuple
 
@@ -17,6 +16,7 @@ from bbvi._tree import is_floating, named_leaves, with_leaf
 from bbvi._types import Data, Latents, LogJoint, PyTree
 from bbvi.dependence.analysis import Analysis, Value
 from bbvi.dependence.jaxprs import Equation, Variable, is_literal
+from bbvi.dependence.programs import traced_once
 from bbvi.dependence.row_reads import (
     ROWS,
     Batch,
@@ -39,7 +39,6 @@ DECLARE = (
 )
 
 
-@functools.partial(jax.jit, static_argnames=("log_joint", "names"))
 def data_and_rest(
     log_joint: LogJoint, names: tuple[str, ...] | None, x: Data, z: Latents, *model_args: PyTree
 ) -> dict[str, Array]:
@@ -80,19 +79,28 @@ def data_and_rest(
     References:
       Hoffman, Blei, Wang and Paisley (2013), Stochastic Variational Inference.
     """
-    batch = batch_of(x, names)
+
+    def run(x: Data, z: Latents, *model_args: PyTree) -> tuple[Array, Array]:
+        return _checked_sums(log_joint, batch_of(x, names), x, z, *model_args)
+
+    data, rest = traced_once((data_and_rest, log_joint, names), run, x, z, *model_args)
+    return {"data": data, "rest": rest}
+
+
+def _checked_sums(
+    log_joint: LogJoint, batch: Batch, x: Data, z: Latents, *model_args: PyTree
+) -> tuple[Array, Array]:
     if batch.size == 1:
         raise ValueError(
             "a batch of one row does not show what there is once for each row: use two rows or "
             "more, or declare the terms that are sums over the data."
         )
-    arguments = (x, z, *model_args)
-    program = _program(log_joint, batch, *arguments)
-    x, z, *model_args = jax.eval_shape(lambda: arguments)
-    x, z = _twice(x, "x", batch.leaves), _twice(z, "latents", program.local)
+    program = _program(log_joint, batch, x, z, *model_args)
+    shapes = jax.eval_shape(lambda: (x, z))
     larger = Batch(batch.leaves, 2 * batch.size)
+    x2, z2 = _twice(shapes[0], "x", batch.leaves), _twice(shapes[1], "latents", program.local)
     try:
-        twice = _program(log_joint, larger, x, z, *model_args)
+        twice = _program(log_joint, larger, x2, z2, *model_args)
     except (TypeError, ValueError, IndexError) as error:
         raise ValueError(
             f"log_joint takes {batch.size} rows but not {larger.size}: {error} To have its data "
@@ -103,8 +111,8 @@ def data_and_rest(
             "log_joint depends on the number of rows other than by a sum over them, such as by a "
             f"mean, a factor N/B or a normaliser times x.shape[0]: {DECLARE}"
         )
-    data, rest = jex_core.jaxpr_as_fun(program.closed)(*jax.tree.leaves(arguments))
-    return {"data": data, "rest": rest}
+    data, rest = jex_core.jaxpr_as_fun(program.closed)(*jax.tree.leaves((x, z, model_args)))
+    return data, rest
 
 
 def _twice(tree: PyTree, root: str, names: frozenset[str]) -> PyTree:

@@ -167,7 +167,8 @@ class Walk:
                 moved = self.split_scan(equation, route, route.scan, weights)
             else:
                 operands = [self.read(var) for var in equation.invars]
-                moved = transposed(equation, route, operands, weights)
+                is_free = [not self.plan.reads_latents(equation.invars[p]) for p in route.operands]
+                moved = transposed(equation, route, operands, weights, is_free)
             for position, weight in zip(route.operands, moved, strict=True):
                 self.send(equation.invars[position], weight, route.kind, label(equation))
 
@@ -228,17 +229,25 @@ ELEMENTWISE: Mapping[str, Callable[[Any, int], Any]] = {
 
 
 def transposed(
-    equation: Equation, route: Route, operands: list[Any], weights: list[Any]
+    equation: Equation,
+    route: Route,
+    operands: list[Any],
+    weights: list[Any],
+    is_free: Sequence[bool],
 ) -> list[Any]:
-    """Weights of the operands of a route from those of the outputs (None is zero)."""
+    """Weights of the operands of a route from those of the outputs (None is zero).
+
+    The weight of an addend free of the latents (``is_free``) is not summed over the copies of the
+    addend: where it reads latents, each copy is a term of its own.
+    """
     name, positions = equation.primitive.name, route.operands
     shapes = [var.aval.shape for var in equation.invars]
     (output, *_), (weight, *_) = equation.outvars, weights
     if name in ELEMENTWISE:
         moved = [ELEMENTWISE[name](weight, p) for p in positions]
         return [
-            unbroadcast(w, output.aval.shape, shapes[p])
-            for p, w in zip(positions, moved, strict=True)
+            w if np.ndim(w) and free else unbroadcast(w, output.aval.shape, shapes[p])
+            for p, w, free in zip(positions, moved, is_free, strict=True)
         ]
     if name in {"mul", "div"}:
         (position,) = positions

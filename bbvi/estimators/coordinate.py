@@ -35,10 +35,13 @@ class CoordinateControlVariate(Estimator):
     block, such as location and scale.
 
     Estimated from all draws, as it was proposed, the coefficient depends on :math:`z_s`, and
-    :math:`E[h_{sd}\, a_d] = E[f h_d^3] / (S\, E[h_d^2]) + \dots` is a bias of order 1/S. Here the
-    coefficient of draw s leaves it out. Draws are independent, so :math:`E[h_{sd}\, a_{sd}] =
+    :math:`E[h_{sd}\, a_d] = E[(f - a_d^*) h_d^3] / (S\, E[h_d^2]) + O(S^{-2})` is a bias. Here
+    the coefficient of draw s leaves it out. Draws are independent, so :math:`E[h_{sd}\, a_{sd}] =
     E[h_{sd}]\, E[a_{sd}] = 0`: unbiased. With two draws it is ``ScoreFunction`` with
     ``LeaveOneOut``, draw for draw. ``log_joint`` need not be differentiable in z.
+
+    A coefficient from few draws is noisy, the more so the heavier the tails of the score (gammas):
+    with too few, ``LeaveOneOut`` has the lower variance.
 
     Cost: ``num_samples`` values of ``log_joint``, and memory for S gradients of log q.
 

@@ -12,7 +12,7 @@ from jax.lax import stop_gradient
 
 from bbvi._tree import named_leaves, with_leaf
 from bbvi._types import Data, Latents, Params, PyTree, Site
-from bbvi.dependence.blankets import local_values, num_colours
+from bbvi.dependence.local_values import local_values, num_colours
 from bbvi.estimators.base import SurrogateEstimator, check_elbo
 from bbvi.problem import Problem, over_draws
 
@@ -88,7 +88,11 @@ def check_local(problem: Problem, params: Params, x: Data, site: Site) -> None:
             "LocalExpectation cannot sum it out; use Reparameterization or ScoreFunction for it: "
             f"estimator={{'{site.name}': bbvi.ScoreFunction(...), ...}}."
         )
-    z, sites, args = problem.draw_shapes(params, x), problem.guide.sites(), problem.model_args(params)
+    z, sites, args = (
+        problem.draw_shapes(params, x),
+        problem.guide.sites(),
+        problem.model_args(params),
+    )
     if num_colours(problem.log_joint, sites, x, z, *args)[site.name] is None:
         raise ValueError(
             f"which entries of site '{site.name}' share a term of log_joint depends on the values "
@@ -97,9 +101,7 @@ def check_local(problem: Problem, params: Params, x: Data, site: Site) -> None:
         )
 
 
-def local_term(
-    problem: Problem, params: Params, x: Data, z: Latents, site: Site
-) -> Array:
+def local_term(problem: Problem, params: Params, x: Data, z: Latents, site: Site) -> Array:
     """``[S]`` scalars whose gradient is that of the ELBO in a discrete site's parameters."""
     guide, sites, args = problem.guide, problem.guide.sites(), problem.model_args(params)
     values = stop_gradient(

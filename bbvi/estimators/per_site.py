@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Mapping
-from typing import ClassVar, get_args
+from typing import ClassVar, TypeAlias, TypeVar, get_args
 
 import jax
 import jax.numpy as jnp
@@ -13,14 +13,16 @@ from jax import Array
 from jax.lax import stop_gradient
 
 from bbvi._types import Data, Params, PyTree
-from bbvi.dependence.blankets import num_colours
+from bbvi.dependence.local_values import num_colours
 from bbvi.estimators.base import Estimate, Estimator, check_elbo, check_pathwise
 from bbvi.estimators.local_expectation import LocalExpectation, check_local, local_term
 from bbvi.estimators.reparameterization import Reparameterization, check_entropy
 from bbvi.estimators.score_function import ScoreFunction, evaluate, score_gradient, score_init
 from bbvi.problem import Problem, over_draws
+from bbvi.sampling import Independent
 
-SiteEstimator = Reparameterization | ScoreFunction | LocalExpectation
+SiteEstimator: TypeAlias = Reparameterization | ScoreFunction | LocalExpectation
+Kind = TypeVar("Kind", Reparameterization, ScoreFunction, LocalExpectation)
 # The default sums out discrete sites of at most so many values: S = 4 draws of each value then
 # cost no more than twice the draws of the score function.
 MAX_VALUES = 16
@@ -66,9 +68,10 @@ class PerSite(Estimator):
     def __init__(self, estimators: Mapping[str, SiteEstimator]):
         if not estimators:
             raise ValueError("PerSite needs an estimator for every site, got none.")
+        kinds = get_args(SiteEstimator)
         for name, estimator in estimators.items():
-            if not isinstance(estimator, SiteEstimator):
-                names = ", ".join(kind.__name__ for kind in get_args(SiteEstimator))
+            if not isinstance(estimator, kinds):
+                names = ", ".join(kind.__name__ for kind in kinds)
                 raise TypeError(f"site '{name}': PerSite combines {names}, got {estimator!r}.")
         counts = {name: estimator.num_samples for name, estimator in estimators.items()}
         if len(set(counts.values())) > 1:
@@ -79,7 +82,7 @@ class PerSite(Estimator):
     def __repr__(self) -> str:
         return f"PerSite({dict(self.estimators)!r})"
 
-    def _of(self, kind: type) -> dict[str, SiteEstimator]:
+    def _of(self, kind: type[Kind]) -> dict[str, Kind]:
         return {name: e for name, e in self.estimators if isinstance(e, kind)}
 
     def validate(self, problem: Problem, params: Params, x: Data) -> None:
@@ -91,6 +94,12 @@ class PerSite(Estimator):
         for estimator in self._of(Reparameterization).values():
             check_entropy(estimator, problem)
         check_pathwise(problem, params, x, list(self._of(Reparameterization)))
+        for name, estimator in self._of(Reparameterization).items():
+            if estimator.sampling != Independent():
+                raise ValueError(
+                    f"site '{name}': PerSite shares its draws with the other sites, whose "
+                    f"leave-one-out baselines need independent ones; got {estimator.sampling!r}."
+                )
         for name in self._of(LocalExpectation):
             check_local(problem, params, x, sites[name])
 

@@ -42,7 +42,9 @@ class Coefficient(NamedTuple):
 
     def update(self, local: PyTree, rest: PyTree) -> Coefficient:
         """The sums after one more step."""
-        products = jax.tree.map(lambda a, b: jnp.stack([jnp.vdot(a, b), jnp.vdot(b, b)]), local, rest)
+        products = jax.tree.map(
+            lambda a, b: jnp.stack([jnp.vdot(a, b), jnp.vdot(b, b)]), local, rest
+        )
         covariance, variance = sum(jax.tree.leaves(products), jnp.zeros(2))
         updated = Coefficient(
             DECAY * self.covariance + covariance.astype(self.covariance.dtype),
@@ -181,9 +183,7 @@ def evaluate(
     if num_blocks == 1 or all(e.signal == "full" for e in estimators.values()):
         return problem.log_p(params, x, z), {}
     sites, args = problem.guide.sites(), problem.model_args(params)
-    return over_draws(
-        lambda draw: blanket_sums(problem.log_joint, sites, x, draw, *args), z
-    )
+    return over_draws(lambda draw: blanket_sums(problem.log_joint, sites, x, draw, *args), z)
 
 
 class ScoreGradient(NamedTuple):

@@ -1,6 +1,7 @@
 """Variational families, built on distrax."""
 
-from bbvi.guides.base import Guide, Site
+from bbvi._types import Site
+from bbvi.guides.base import Guide
 from bbvi.guides.families import (
     Bernoulli,
     Beta,

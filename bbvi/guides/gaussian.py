@@ -18,8 +18,8 @@ from jax import Array
 from jax.scipy.special import ndtri
 from tensorflow_probability.substrates.jax import distributions as tfd
 
-from bbvi._types import Data, Key, Latents, PyTree
-from bbvi.guides.base import Site, StructuredGuide, size
+from bbvi._types import Data, Key, Latents, PyTree, Site
+from bbvi.guides.base import StructuredGuide, size
 from bbvi.guides.families import Normal
 
 

@@ -10,8 +10,8 @@ import jax.numpy as jnp
 from jax import Array
 from jax.scipy.special import ndtri
 
-from bbvi._types import Data, Key, Latents, PyTree
-from bbvi.guides.base import Site, StructuredGuide
+from bbvi._types import Data, Key, Latents, PyTree, Site
+from bbvi.guides.base import StructuredGuide
 from bbvi.guides.families import Family, Normal
 from bbvi.guides.gaussian import Layout, standard_normal_entropy, standard_normal_log_prob
 

@@ -9,8 +9,8 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from bbvi._types import Data, Key, Latents, PyTree
-from bbvi.guides.base import Guide, Site
+from bbvi._types import Data, Key, Latents, PyTree, Site
+from bbvi.guides.base import Guide
 
 
 @dataclasses.dataclass(frozen=True, init=False)

@@ -3,11 +3,13 @@
 from bbvi.infer.fit import NonFiniteError, fit
 from bbvi.infer.loop import Progress
 from bbvi.infer.mode import find_mode
+from bbvi.infer.pilot import Choice, choose_estimator
 from bbvi.infer.result import FitResult, History, Restarts, format_summary
 from bbvi.infer.step import FitState, StepInfo, make_step
 from bbvi.infer.stopping import Plateau
 
 __all__ = [
+    "Choice",
     "FitResult",
     "FitState",
     "History",
@@ -16,6 +18,7 @@ __all__ = [
     "Progress",
     "Restarts",
     "StepInfo",
+    "choose_estimator",
     "find_mode",
     "fit",
     "format_summary",

@@ -48,9 +48,8 @@ def explain_nonfinite(algorithm: Algorithm, state: FitState, x: Data) -> str:
 
 
 def _by_latent(algorithm: Algorithm, grads: Params) -> Any:
-    """The gradient under the names of the latents, where the guide can tell."""
-    split = getattr(algorithm.problem.guide, "site_params", None)
-    return grads if split is None else {"guide": split(grads.guide), "model": grads.model}
+    """The gradient under the names of the guide's sites."""
+    return {"guide": algorithm.problem.guide.site_params(grads.guide), "model": grads.model}
 
 
 def _cause(x: Data, z: PyTree, log_p: np.ndarray, log_q: np.ndarray, gradients: list[str]) -> str:

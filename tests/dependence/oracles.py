@@ -66,7 +66,10 @@ def pairs(pointers, shape, leaf_shapes):
         order = [len(shape) + a for a in (*axes, *whole)]
         view = matrices[p.leaf].transpose(*range(len(shape)), *order)
         view[(*rows[: len(shape)], *[index[rows] for index in full])] = True
-    flat = [m.reshape(math.prod(shape), math.prod(s)) for m, s in zip(matrices, leaf_shapes)]
+    flat = [
+        m.reshape(math.prod(shape), math.prod(s))
+        for m, s in zip(matrices, leaf_shapes, strict=True)
+    ]
     return np.concatenate(flat, axis=1)
 
 

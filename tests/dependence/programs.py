@@ -67,9 +67,7 @@ def _gather(rng, v, axis):
 
 
 def _gather_latent(rng, v, w, k):
-    return None if v.ndim == 0 else jnp.take(
-        v, k.reshape(-1)[:3], axis=_axis(rng, v), mode="clip"
-    )
+    return None if v.ndim == 0 else jnp.take(v, k.reshape(-1)[:3], axis=_axis(rng, v), mode="clip")
 
 
 def _gather_pairs(rng, v, w, k):

@@ -12,7 +12,9 @@ from tests.dependence.programs import DATA, OPERATIONS, SPEC, random_program
 NUM_PROGRAMS = 200
 
 
-@pytest.mark.parametrize("chunk", range(10))
+@pytest.mark.parametrize(
+    "chunk", [*range(5), *(pytest.param(k, marks=pytest.mark.slow) for k in range(5, 10))]
+)
 def test_random_programs(chunk):
     """Nothing is missed; what is found stays near what is observed, far from everything."""
     num_found, num_seen, num_dense = 0, 0, 0

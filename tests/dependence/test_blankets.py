@@ -16,7 +16,6 @@ from bbvi.dependence.blankets import (
     entry_sites,
     factor_graph,
     local_program,
-    num_colours,
 )
 from tests.dependence.oracles import pairs
 
@@ -188,21 +187,6 @@ def test_learned_parameters_are_never_structure():
     assert found_pairs(graph).sum() == 3
     run = jax.jit(lambda theta: blanket_sums(log_joint, entry_sites(z), None, z, theta))
     np.testing.assert_allclose(run(jnp.array([1.0, 0.0, 2.0]))[1]["a"], [1.0, 0.0, 2.0])
-
-
-@pytest.mark.parametrize(
-    ("name", "site", "number"),
-    [
-        ("wine_mixture_gather", "c", 1),
-        ("topics", "t", 1),
-        ("hidden_markov", "z", 2),
-        ("ising", "s", 2),
-    ],
-)
-def test_colours(name, site, number):
-    target, x, z = one_draw(name)
-    guide = next(iter(target.guides.values()))()
-    assert num_colours(target.log_joint, guide.sites(), x, z)[site] == number
 
 
 def test_the_pass_is_linear_in_the_sites(key):

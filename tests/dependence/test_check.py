@@ -13,7 +13,8 @@ from bbvi.dependence import blankets
 from bbvi.dependence.analysis import RULES
 
 GROUP = np.array([0, 2, 2, 1, 0, 1])
-X = {"y": np.linspace(-1.0, 1.0, 6), "group": GROUP}
+Y = np.linspace(-1.0, 1.0, 6)
+X = {"y": Y, "group": GROUP}
 Z = {"a": np.array([0.3, -0.8, 1.1]), "m": np.array(0.4)}
 
 
@@ -31,15 +32,16 @@ def test_a_right_analysis_passes():
     report = bbvi.check_blankets(log_joint, X, Z)
     assert report.checked == report.sizes == {"a": 3, "m": 1}
     assert report.worst_error < 1e-13
+    assert report.tolerance == 1e-8
     assert "worst relative error" in repr(report)
     assert "a: 3 of 3 entries checked" in repr(report)
 
 
 def test_integers_take_all_their_values():
-    table = jnp.array([[0.1, -2.0, 0.7], [1.5, 0.0, -0.4], [0.2, 0.9, -1.0]])
+    table = np.array([[0.1, -2.0, 0.7], [1.5, 0.0, -0.4], [0.2, 0.9, -1.0]])
 
     def chain(x, z):
-        return table[z[:-1], z[1:]].sum() + x @ (z == 2)
+        return jnp.asarray(table)[z[:-1], z[1:]].sum() + x @ (z == 2)
 
     report = bbvi.check_blankets(
         chain, np.linspace(0.0, 1.0, 8), np.array([0, 2, 1, 1, 0, 2, 2, 0])
@@ -113,8 +115,17 @@ def test_a_function_in_single_precision_by_name():
     z = jnp.linspace(-1.0, 2.0, 5, dtype=jnp.float32)
     report = bbvi.check_blankets(loop, None, z)
     assert report.checked == {"latents": 5}
+    assert report.tolerance == 1e-5
     if not jax.config.jax_enable_x64:
         assert 0 < report.worst_error < 1e-6
+
+
+def test_constants_in_single_precision_are_allowed_for():
+    table = jnp.asarray([0.1, 1.7, -0.3], jnp.float32)
+    report = bbvi.check_blankets(lambda x, z: table[z].sum() + x[0], Y, np.array([0, 2, 1, 2]))
+    assert report.checked == {"latents": 4}
+    assert report.tolerance == 1e-5
+    assert 1e-12 < report.worst_error < 1e-6
 
 
 def test_a_rule_that_loses_a_pointer_is_found(monkeypatch):

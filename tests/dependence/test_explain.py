@@ -133,6 +133,11 @@ def test_nothing_to_say():
     assert advice(lambda x, z: prior(z["a"]) + prior(x - z["a"]), Y, {"a": np.zeros(N)}) == ()
     assert advice(lambda x, z: prior(z), None, 1.0) == ()
 
+    def pairs(x, z):  # every two entries share a term, yet most terms do not read a given entry
+        return jnp.square(z[:, None] - z[None]).sum()
+
+    assert advice(pairs, None, np.zeros(N)) == ()
+
 
 def callback(v):
     return jax.pure_callback(np.sin, jax.ShapeDtypeStruct(v.shape, v.dtype), v)
@@ -174,8 +179,8 @@ def determinant(x, z):
             lambda x, z: prior(z) + norm.logpdf(x, callback(z)).sum(),
             Y,
             N,
-            r"reads latents\[:\] because of `pure_callback at test_explain.py:\d+`: there is no rule"
-            r".*bbvi.FactorizedLogJoint",
+            r"reads latents\[:\] because of `pure_callback at test_explain.py:\d+`: there is no "
+            r"rule.*bbvi.FactorizedLogJoint",
         ),
         (
             lambda x, z: prior(z) + likelihood(x, z),
@@ -218,7 +223,7 @@ def determinant(x, z):
             lambda x, z: prior(z) + jax.nn.log_sigmoid(x @ z).sum(),
             np.ones((5, N)),
             N,
-            r"nothing to gain: every latent entry shares a term with every other, as '.*' reads",
+            r"nothing to gain: every term that is shared reads everything, as '.*' reads latents",
         ),
     ],
     ids=["unknown", "custom_vjp", "cumsum", "scan", "cholesky", "sort", "one term", "dense"],
@@ -263,17 +268,33 @@ COUPLING = np.eye(N, k=1) + np.eye(N, k=-1)
             r"48 times; .*data 'group' known it would 12 times.*z\['latents'\]\[index\]",
         ),
         (
-            lambda x, z: prior(z) + (x["mask"] * norm.logpdf(x["y"], z[0])).sum(),
-            {"y": Y, "mask": np.arange(N) < 5},
+            lambda x, z: prior(z) + norm.logpdf(x["y"], z[0] + x["treated"] * z[1]).sum(),
+            {"y": Y, "treated": 1.0 * (np.arange(N) < 5)},
             2,
-            "'latents' 12 times; .*data 'mask' known it would 5 times.*close over it",
+            "'latents' 24 times; .*data 'treated' known it would 17 times.*close over it",
         ),
     ],
-    ids=["coupling", "one-hot data", "one-hot of indices", "mask"],
+    ids=["coupling", "one-hot data", "one-hot of indices", "zeros"],
 )
 def test_advice_on_data_that_fit_does_not_look_at(log_joint, x, size, message):
     (sentence,) = advice(log_joint, x, np.zeros(size))
     assert_matches(sentence, message)
+
+
+def test_terms_that_a_mask_sets_to_zero_are_harmless():
+    def log_joint(x, z):
+        return prior(z) + (x["mask"] * norm.logpdf(x["y"], z[0])).sum()
+
+    assert advice(log_joint, {"y": Y, "mask": 1.0 * (np.arange(N) < 5)}, np.zeros(2)) == ()
+
+
+def test_advice_names_all_latents_of_a_term_once():
+    def log_joint(x, z):
+        looked_up = jax.nn.one_hot(x, 4) @ z["a"] * jnp.exp(jax.nn.one_hot(x, 4) @ z["b"])
+        return prior(z["a"]) + prior(z["b"]) + prior(looked_up)
+
+    (sentence,) = advice(log_joint, GROUP, {"a": np.zeros(4), "b": np.zeros(4)})
+    assert "reads entries of 'a', 'b' 96 times; with the values of data 'x' known" in sentence
 
 
 def test_constants_that_are_closed_over_are_used():

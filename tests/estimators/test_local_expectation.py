@@ -8,7 +8,6 @@ from jax.flatten_util import ravel_pytree
 
 import bbvi
 import models
-from bbvi.dependence.blankets import local_values, num_colours
 from bbvi.testing import check_mean, replicate_gradients
 from tests.estimators.oracles import estimate
 
@@ -40,42 +39,13 @@ def exact_gradient(problem, params, x):
     return ravel_pytree(jax.grad(loss)(params))[0]
 
 
-@pytest.mark.usefixtures("x64")
-@pytest.mark.parametrize(
-    ("name", "colours"), [("hidden_markov", 2), ("ising", 2), ("gaussian_mixture_small", 1)]
-)
-def test_values_are_those_of_brute_force(name, colours):
-    """Differences over the values of an entry are those of the log joint, to rounding."""
-    target = models.get(name)
-    x, guide = target.data(), target.guides["mean_field"]()
-    problem = bbvi.Problem(target.log_joint, guide)
-    params = problem.init(jax.random.key(0), x)
-    z = jax.tree.map(
-        lambda leaf: leaf[0], problem.sample(problem.base_noise(jax.random.key(1), 1), params, x)
-    )
-    (site,) = guide.sites()
-    sites = guide.sites()
-    assert num_colours(target.log_joint, sites, x, z) == {site.name: colours}
-    got = jax.jit(lambda x, z: local_values(target.log_joint, sites, site, x, z))(x, z)
-    flat = np.asarray(z[site.name]).reshape(-1)
-    log_joint = jax.jit(target.log_joint)
-    for i, k in itertools.product(range(flat.size), range(site.num_values)):
-        flipped = flat.copy()
-        flipped[i] = k
-        wanted = log_joint(x, {site.name: flipped.reshape(z[site.name].shape)}) - log_joint(x, z)
-        there = got.reshape(site.num_values, -1)[:, i]
-        np.testing.assert_allclose(there[k] - there[flat[i]], wanted, atol=1e-11)
-
-
 @pytest.mark.parametrize("num_samples", [1, 3])
 def test_unbiased_on_a_chain(num_samples):
     problem = bbvi.Problem(chain, bbvi.MeanField({"s": bbvi.Bernoulli((5,))}))
     params = problem.init(jax.random.key(0), CHAIN)
     estimator = bbvi.LocalExpectation(num_samples)
     estimator.validate(problem, params, CHAIN)
-    gradients = replicate_gradients(
-        jax.random.key(1), estimator, problem, params, CHAIN, 20_000
-    )
+    gradients = replicate_gradients(jax.random.key(1), estimator, problem, params, CHAIN, 20_000)
     check_mean(gradients, exact_gradient(problem, params, CHAIN))
 
 

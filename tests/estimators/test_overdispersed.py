@@ -82,7 +82,7 @@ def test_without_dispersion_it_is_the_score_function(key):
     )
     problem = bbvi.Problem(log_joint, guide)
     # The base noise of a Dirichlet is a key, which both estimators draw from.
-    with jax.enable_x64(True), jax.debug_key_reuse(False):  # noqa: FBT003
+    with jax.enable_x64(True), jax.debug_key_reuse(False):
         x = jnp.arange(3.0)
         params = problem.init(jax.random.key(1), x, jnp.array(0.4))
         noise = problem.base_noise(key, 5)
@@ -160,13 +160,11 @@ def test_constants_in_the_terms_change_nothing(key):
     estimator = bbvi.Overdispersed(4, dispersion=3.0)
     noise = estimator.draw(key, chain_problem()[0])
     with jax.enable_x64(True):
-        here, there = (
-            estimate(estimator, *chain_problem(offset), noise)
-            for offset in (0.0, 1e4)
-        )
+        here, there = (estimate(estimator, *chain_problem(offset), noise) for offset in (0.0, 1e4))
         got, wanted = ravel_pytree(there.grads)[0], ravel_pytree(here.grads)[0]
+        shift = float(there.loss) - float(here.loss)
     np.testing.assert_allclose(got, wanted, rtol=1e-8, atol=1e-10)
-    assert there.loss == pytest.approx(here.loss - 5e4, abs=1e-6)
+    assert shift == pytest.approx(-5e4, abs=1e-6)
 
 
 @pytest.mark.parametrize(
@@ -199,5 +197,5 @@ def test_guides_without_an_overdispersed_form_are_refused(guide, message):
 
 def test_other_objectives_are_refused():
     problem, params = gaussian_problem(objective=bbvi.Iwae(2))
-    with pytest.raises(ValueError, match="Overdispersed estimates the gradient of .* only, got Iwae"):
+    with pytest.raises(ValueError, match=r"Overdispersed estimates .* only, got Iwae"):
         bbvi.Overdispersed(4).validate(problem, params, None)

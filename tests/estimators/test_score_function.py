@@ -435,9 +435,7 @@ def test_never_worse_than_the_better_signal(name):
     variances = {}
     for signal in ("full", "blanket", "adaptive"):
         fixed = Fixed(8, signal=signal, state=state)
-        gradients = replicate_gradients(
-            jax.random.key(3), fixed, problem, result.params, x, 2000
-        )
+        gradients = replicate_gradients(jax.random.key(3), fixed, problem, result.params, x, 2000)
         unravel = ravel_pytree(result.params)[1]
         variance = guide.site_params(unravel(jnp.var(gradients, axis=0)).guide)
         variances[signal] = {n: sum(map(jnp.sum, jax.tree.leaves(v))) for n, v in variance.items()}
@@ -457,5 +455,5 @@ class Fixed(bbvi.ScoreFunction):
 
 
 def test_unknown_signal_is_refused():
-    with pytest.raises(ValueError, match="signal must be one of .*'blanket'.* got 'local'"):
+    with pytest.raises(ValueError, match=r"signal must be one of .*'blanket'.* got 'local'"):
         bbvi.ScoreFunction(4, signal="local")

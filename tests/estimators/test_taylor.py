@@ -20,27 +20,27 @@ def state_with(a, b, d):
     return TaylorState(jnp.ones(()), products, jnp.ones_like(products), curvature)
 
 
-def replicates(estimator, problem, params, state, num_replicates=REPLICATES, x=None):
+def replicates(estimator, problem, params, state, num_replicates=REPLICATES):
     """Gradients [R, P] at one point and one state."""
 
     def one(key):
         noise = estimator.draw(key, problem)
-        return ravel_pytree(estimator.estimate(noise, problem, params, x, state)[0].grads)[0]
+        return ravel_pytree(estimator.estimate(noise, problem, params, None, state)[0].grads)[0]
 
     keys = jax.random.split(jax.random.key(1), num_replicates)
     return jax.jit(lambda keys: jax.lax.map(one, keys, batch_size=1000))(keys)
 
 
-def learned_state(estimator, problem, params, num_steps, x=None):
+def learned_state(estimator, problem, params, num_steps, key=None):
     """The state after steps that leave the parameters alone."""
+    key = jax.random.key(2) if key is None else key
 
-    def step(state, key):
-        noise = estimator.draw(key, problem)
-        return estimator.estimate(noise, problem, params, x, state)[1], None
+    def step(state, index):
+        noise = estimator.draw(jax.random.fold_in(key, index), problem)
+        return estimator.estimate(noise, problem, params, None, state)[1], None
 
-    keys = jax.random.split(jax.random.key(2), num_steps)
-    first = estimator.init(problem, params, x)
-    return jax.jit(lambda keys: jax.lax.scan(step, first, keys)[0])(keys)
+    first = estimator.init(problem, params, None)
+    return jax.lax.scan(step, first, jnp.arange(num_steps))[0]
 
 
 def quartic_problem(loc, scale):
@@ -202,17 +202,21 @@ def test_learned_coefficients():
     np.testing.assert_allclose(d, [3 * m**2 * s**2 + 6 * s**4], rtol=0.05)
 
 
-@pytest.mark.parametrize(("num_samples", "ratio"), [(1, 3.0), (8, 1.3)])
+@pytest.mark.parametrize(("num_samples", "ratio"), [(1, 3.0), (8, 1.6)])
 def test_learned_coefficients_lower_the_variance(num_samples, ratio):
-    """With the default decay, close to the least possible, which is 20 times lower here."""
+    """With the default decay, over many pasts: near the least possible, 20 times lower here."""
     m, s = 2.0, 0.3
     problem, params = quartic_problem(m, s)
     estimator = bbvi.TaylorControlVariate(num_samples)
+    learn = jax.vmap(lambda key: coefficients(learned_state(estimator, problem, params, 200, key)))
+    (by_site, by_entry) = jax.jit(learn)(jax.random.split(jax.random.key(3), 500))
+    learned = np.concatenate([by_site[..., 0], by_entry], axis=1)
+    variances = np.array([quartic_variances(m, s, *row) for row in learned])
     best = quartic_variances(m, s, 1 + s**2 / m**2, 1 + 9 * s**2 / m**2, 3 * m**2 * s**2 + 6 * s**4)
-    assert (np.array(quartic_variances(m, s, 0, 0, 0)) > 20 * np.array(best)).all()
-    state = learned_state(estimator, problem, params, 300)
-    gradients = np.asarray(replicates(estimator, problem, params, state, 20_000), np.float64)
-    assert (num_samples * gradients.var(axis=0) < ratio * np.array(best)).all()
+    plain = np.array(quartic_variances(m, s, 0, 0, 0))
+    assert (plain > 20 * np.array(best)).all()
+    assert (variances.mean(axis=0) < ratio * np.array(best)).all()
+    assert (variances < plain).all()
 
 
 def test_coefficients_grow_in_and_are_bounded(key):

@@ -245,23 +245,17 @@ BASE_MEASURES = {
 
 @pytest.mark.parametrize("name", BASE_MEASURES)
 def test_overdispersed_divides_the_natural_parameters(name):
-    """log r - (log q) / 2, both relative to the base measure, is a normaliser: the same at all z."""
+    """log r - (log q) / 2 relative to the base measure is a normaliser: the same at all z."""
     family, base = FAMILIES[name], BASE_MEASURES[name]
     params, _ = at(family)
-    noise = jax.vmap(family.base_noise)(jax.random.split(jax.random.key(2), 50))
-    z = jax.vmap(lambda n: family.sample(n, params))(noise)
     wide = family.overdispersed(params, 2.0)
-    log_q, log_r = (
-        jax.vmap(lambda value, p=p: family.log_probs(p, value) - base(value))(z)
-        for p in (params, wide)
-    )
+    draws = [at(family, key)[1] for key in (0, 10, 20, 30)]
+    log_q = np.stack([family.log_probs(params, z) - base(z) for z in draws])
+    log_r = np.stack([family.log_probs(wide, z) - base(z) for z in draws])
     constant = log_r - 0.5 * log_q
-    assert float(jnp.std(log_q, axis=0).min()) > 0.05
-    np.testing.assert_allclose(constant, jnp.broadcast_to(constant[:1], constant.shape), atol=2e-4)
-    for got, wanted in zip(
-        jax.tree.leaves(family.overdispersed(params, 1.0)), jax.tree.leaves(params), strict=True
-    ):
-        np.testing.assert_array_equal(got, wanted)
+    assert np.ptp(log_q, axis=0).max() > 0.1
+    np.testing.assert_allclose(np.ptp(constant, axis=0), 0, atol=1e-4)
+    assert np.abs(log_r - log_q).max() > 0.1
 
 
 @pytest.mark.parametrize("name", ["laplace", "student_t"])

@@ -147,8 +147,13 @@ def test_guarded_and_unguarded_chunks_agree():
     state = init(jax.random.key(1), X)
     plain, losses = chunks(algorithm(), state, [250])
     guarded, again = chunks(algorithm(), state, [250], is_guarded=True)
-    chex.assert_trees_all_equal(guarded, plain)
-    np.testing.assert_array_equal(again, losses)
+    # The same steps with the same randomness; two programs may round differently.
+    keys, plain_keys = (jax.random.key_data(s.key) for s in (guarded, plain))
+    np.testing.assert_array_equal(keys, plain_keys)
+    chex.assert_trees_all_close(
+        guarded._replace(key=0), plain._replace(key=0), rtol=1e-4, atol=1e-5
+    )
+    np.testing.assert_allclose(again, losses, rtol=1e-4, atol=1e-5)
 
 
 def test_a_guarded_chunk_halts_where_it_fails():

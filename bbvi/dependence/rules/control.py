@@ -16,7 +16,9 @@ from bbvi.dependence.jaxprs import (
     CALLS,
     DERIVATIVE_CALLS,
     Equation,
+    apply,
     called_jaxpr,
+    evaluate,
     tainted_scan_inputs,
 )
 from bbvi.dependence.pointers import (
@@ -35,6 +37,7 @@ MAX_MEMORY = 8
 
 @rule(*CALLS, *DERIVATIVE_CALLS)
 def call(analysis: Analysis, equation: Equation, operands: list[Value]) -> list[Reads]:
+    """What the called program reads."""
     jaxpr, consts = called_jaxpr(equation)
     return [out.reads for out in analysis.run(jaxpr, consts, operands)]
 
@@ -195,16 +198,18 @@ def _bind(function: Callable[[int], Any], number: int) -> Callable[[], Any]:
 def _run_free(
     params: dict[str, Any], body: Any, values: dict[int, Any], free: list[int]
 ) -> dict[int, Any]:
-    """Values before each step of the carries ``free``, with zeros for all that reads latents."""
+    """Values before each step of the carries ``free``; what reads latents is never computed."""
     num_consts, num_carry = params["num_consts"], params["num_carry"]
-    function, avals = jex_core.jaxpr_as_fun(body), body.in_avals
+    consts = {i: value for i, value in values.items() if i < num_consts}
+
+    def step_if_known(equation: Equation, operands: list[Any]) -> list[Any]:
+        is_known = all(operand is not None for operand in operands)
+        return apply(equation, operands) if is_known else [None] * len(equation.outvars)
 
     def step(carry: dict[int, Any], x: dict[int, Any]) -> tuple[dict[int, Any], dict[int, Any]]:
-        known = {i: value for i, value in values.items() if i < num_consts}
-        known |= {num_consts + k: value for k, value in carry.items()} | x
-        outputs = function(
-            *[known[i] if i in known else jnp.zeros(a.shape, a.dtype) for i, a in enumerate(avals)]
-        )
+        known = consts | {num_consts + k: value for k, value in carry.items()} | x
+        args = [known.get(i) for i in range(len(body.in_avals))]
+        outputs = evaluate(body.jaxpr, body.consts, args, step_if_known)
         return {k: outputs[k] for k in free}, carry
 
     _, history = jax.lax.scan(

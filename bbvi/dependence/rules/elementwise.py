@@ -34,6 +34,7 @@ def _broadcasts(shape: Shape, out: Shape) -> bool:
 
 @rule(*ARITHMETIC, *TRIGONOMETRIC, *SPECIAL, *LOGICAL, *CONVERSION)
 def elementwise(analysis: Analysis, equation: Equation, operands: list[Value]) -> list[Reads]:
+    """What the operands read at the same place; scalars and axes of size 1 broadcast."""
     (out,) = equation.outvars
     if not all(_broadcasts(v.shape, out.aval.shape) for v in operands):
         return analysis.reads_everything(equation, operands)  # a bitcast that adds an axis
@@ -65,6 +66,7 @@ def one_to_one(analysis: Analysis, equation: Equation, operands: list[Value]) ->
 
 @rule("select_n")
 def select_n(analysis: Analysis, equation: Equation, operands: list[Value]) -> list[Reads]:
+    """What the predicate and the cases read; a known predicate says where each case is taken."""
     predicate, *cases = operands
     rank = cases[0].rank
     reads = [prepend_axes(p, predicate.rank, rank) for p in predicate.reads]

@@ -97,6 +97,7 @@ def _known_components(indices: Value) -> np.ndarray:
 
 @rule("dynamic_slice")
 def dynamic_slice(analysis: Analysis, equation: Equation, operands: list[Value]) -> list[Reads]:
+    """``out[o] = v[start + o]``, with each start treated like a component of a gather."""
     v, *starts = operands
     sources: list[Any] = []
     anywhere: list[int] = []
@@ -119,6 +120,7 @@ def dynamic_slice(analysis: Analysis, equation: Equation, operands: list[Value])
 def dynamic_update_slice(
     analysis: Analysis, equation: Equation, operands: list[Value]
 ) -> list[Reads]:
+    """Where known starts place it the update is read, elsewhere v; both, for other starts."""
     v, update, *starts = operands
     if all(start.is_constant for start in starts):
         sources, inside = [], np.ones((1,) * v.rank, bool)
@@ -208,15 +210,15 @@ def _senders(equation: Equation, v: Value, indices: Value, update: Value) -> np.
     clips = equation.params["mode"] == jax.lax.GatherScatterMode.CLIP
     size = math.prod(v.shape)
     with now():
-        target = jax.lax.gather(
+        positions = jax.lax.gather(
             np.arange(size).reshape(v.shape),
-            indices.value(),
+            indices.value().astype(int),
             as_gather,
             tuple(sizes),
             mode="clip" if clips else "fill",
             fill_value=-1,
         )
-    target = np.asarray(target).reshape(-1)
+    target = np.asarray(positions).reshape(-1)
     sent = np.flatnonzero(target >= 0)
     order = sent[np.argsort(target[sent], kind="stable")]
     count = np.bincount(target[sent], minlength=size)

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 
 from bbvi.dependence.analysis import Analysis, Reads, Value, rule
 from bbvi.dependence.jaxprs import Equation
-from bbvi.dependence.pointers import Pointer, along, lookup, namespace, union
+from bbvi.dependence.pointers import along, lookup, union
 
 # Linear algebra works on the last axes; all axes before them are a batch.
 NUM_CORE_AXES = {
@@ -40,6 +38,7 @@ NUM_CORE_AXES = {
     "argmin",
 )
 def reduce(analysis: Analysis, equation: Equation, operands: list[Value]) -> list[Reads]:
+    """All entries along the reduced axes."""
     axes, (v,) = equation.params["axes"], operands
     return [[analysis.mix(p, axes, v.rank) for p in v.reads]]
 
@@ -53,6 +52,7 @@ def cumulative(analysis: Analysis, equation: Equation, operands: list[Value]) ->
 
 @rule("sort")
 def sort(analysis: Analysis, equation: Equation, operands: list[Value]) -> list[Reads]:
+    """Operands are reordered together: all entries of all of them along the axis."""
     axis = equation.params["dimension"]
     reads = union(
         *[[analysis.mix(p, [axis], v.rank, keepdims=True) for p in v.reads] for v in operands]
@@ -62,6 +62,7 @@ def sort(analysis: Analysis, equation: Equation, operands: list[Value]) -> list[
 
 @rule("reduce_window_sum", "reduce_window_max", "reduce_window_min")
 def reduce_window(analysis: Analysis, equation: Equation, operands: list[Value]) -> list[Reads]:
+    """The whole of every axis that a window spans, moves or dilates: coarser than the truth."""
     (v,), params = operands, equation.params
     windows = zip(
         *(params["window_dimensions"], params["window_strides"], params["padding"]),
@@ -74,6 +75,7 @@ def reduce_window(analysis: Analysis, equation: Equation, operands: list[Value])
 
 @rule("top_k")
 def top_k(analysis: Analysis, equation: Equation, operands: list[Value]) -> list[Reads]:
+    """All entries along the axis."""
     (v,) = operands
     axis = equation.params.get("axis", -1) % v.rank
     reads = [analysis.mix(p, [axis], v.rank, keepdims=True) for p in v.reads]
@@ -82,6 +84,7 @@ def top_k(analysis: Analysis, equation: Equation, operands: list[Value]) -> list
 
 @rule("fft")
 def fft(analysis: Analysis, equation: Equation, operands: list[Value]) -> list[Reads]:
+    """All entries along the transformed axes."""
     (v,) = operands
     axes = range(v.rank - len(equation.params["fft_lengths"]), v.rank)
     return [[analysis.mix(p, axes, v.rank, keepdims=True) for p in v.reads]]
@@ -89,6 +92,7 @@ def fft(analysis: Analysis, equation: Equation, operands: list[Value]) -> list[R
 
 @rule(*NUM_CORE_AXES)
 def linear_algebra(analysis: Analysis, equation: Equation, operands: list[Value]) -> list[Reads]:
+    """All entries of the matrices, but matrices of a batch stay apart."""
     num_batch = min(v.rank for v in operands) - NUM_CORE_AXES[equation.primitive.name]
     batch = operands[0].shape[: max(num_batch, 0)]
     is_batched = num_batch > 0 and all(v.shape[:num_batch] == batch for v in operands)
@@ -145,9 +149,9 @@ def dot_general(analysis: Analysis, equation: Equation, operands: list[Value]) -
     to_right |= {d: num_batch + len(left_free) + k for k, d in enumerate(right_free)}
 
     reads = []
-    for v, w, v_sum, w_sum, v_to, w_to in (
-        (left, right, left_sum, right_sum, to_left, to_right),
-        (right, left, right_sum, left_sum, to_right, to_left),
+    for v, w, w_sum, v_to, w_to in (
+        (left, right, right_sum, to_left, to_right),
+        (right, left, left_sum, to_right, to_left),
     ):
         table = None
         if v.reads and w.is_constant and w.rank == 2 and len(w_sum) == 1 and not num_batch:

@@ -13,9 +13,7 @@ import numpy as np
 from bbvi.dependence.analysis import Analysis, Reads, Value, rule
 from bbvi.dependence.jaxprs import Equation
 from bbvi.dependence.pointers import (
-    Shape,
     along,
-    axis_groups,
     lookup,
     merge,
     namespace,
@@ -32,24 +30,24 @@ def _moved(v: Value, sources: Sequence[np.ndarray], out_rank: int) -> Reads:
 
 @rule("broadcast_in_dim")
 def broadcast_in_dim(analysis: Analysis, equation: Equation, operands: list[Value]) -> list[Reads]:
-    v, rank = operands[0], len(equation.params["shape"])
+    """Axis k of v runs along axis ``broadcast_dimensions[k]`` of the output."""
     axes = equation.params["broadcast_dimensions"]
-    return [_moved(v, [along(np.arange(n), d, rank) for n, d in zip(v.shape, axes)], rank)]
+    return [analysis.spread(operands[0], dict(enumerate(axes)), len(equation.params["shape"]))]
 
 
 @rule("transpose")
 def transpose(analysis: Analysis, equation: Equation, operands: list[Value]) -> list[Reads]:
-    return [_transposed(operands[0], equation.params["permutation"])]
+    """Axis ``permutation[k]`` of v runs along axis k of the output."""
+    return [_transposed(analysis, operands[0], equation.params["permutation"])]
 
 
-def _transposed(v: Value, permutation: Sequence[int]) -> Reads:
-    order = list(permutation)
-    sources = [along(np.arange(n), order.index(d), v.rank) for d, n in enumerate(v.shape)]
-    return _moved(v, sources, v.rank)
+def _transposed(analysis: Analysis, v: Value, permutation: Sequence[int]) -> Reads:
+    return analysis.spread(v, {d: k for k, d in enumerate(permutation)}, v.rank)
 
 
 @rule("rev")
 def rev(analysis: Analysis, equation: Equation, operands: list[Value]) -> list[Reads]:
+    """Some axes in reverse."""
     v, reversed_axes = operands[0], equation.params["dimensions"]
     orders = [np.arange(n)[:: -1 if d in reversed_axes else 1] for d, n in enumerate(v.shape)]
     return [_moved(v, [along(order, d, v.rank) for d, order in enumerate(orders)], v.rank)]
@@ -57,6 +55,7 @@ def rev(analysis: Analysis, equation: Equation, operands: list[Value]) -> list[R
 
 @rule("slice")
 def slice_(analysis: Analysis, equation: Equation, operands: list[Value]) -> list[Reads]:
+    """Every ``stride``-th index from ``start`` up to ``limit``."""
     v, params = operands[0], equation.params
     strides = params["strides"] or (1,) * v.rank
     bounds = zip(params["start_indices"], params["limit_indices"], strides, strict=True)
@@ -66,6 +65,7 @@ def slice_(analysis: Analysis, equation: Equation, operands: list[Value]) -> lis
 
 @rule("split")
 def split(analysis: Analysis, equation: Equation, operands: list[Value]) -> list[Reads]:
+    """Consecutive runs along one axis."""
     v, axis, start, parts = operands[0], equation.params["axis"], 0, []
     for size in equation.params["sizes"]:
         source = np.arange(start, start + size)
@@ -76,6 +76,7 @@ def split(analysis: Analysis, equation: Equation, operands: list[Value]) -> list
 
 @rule("pad")
 def pad(analysis: Analysis, equation: Equation, operands: list[Value]) -> list[Reads]:
+    """Entries of v move apart, some out of sight; the fill counts as read everywhere."""
     v, fill = operands
     sources = []
     for d, (low, _, interior) in enumerate(equation.params["padding_config"]):
@@ -89,6 +90,7 @@ def pad(analysis: Analysis, equation: Equation, operands: list[Value]) -> list[R
 
 @rule("concatenate")
 def concatenate(analysis: Analysis, equation: Equation, operands: list[Value]) -> list[Reads]:
+    """Each operand at its own positions, disjoint from the others."""
     axis, start, reads = equation.params["dimension"], 0, []
     for v in operands:
         source = np.full(equation.outvars[0].aval.shape[axis], -1)
@@ -100,6 +102,7 @@ def concatenate(analysis: Analysis, equation: Equation, operands: list[Value]) -
 
 @rule("stack")
 def stack(analysis: Analysis, equation: Equation, operands: list[Value]) -> list[Reads]:
+    """Each operand at its own index of a new axis."""
     axis, reads = equation.params["axis"], []
     for number, v in enumerate(operands):
         source = np.where(np.arange(len(operands)) == number, 0, -1)
@@ -110,6 +113,7 @@ def stack(analysis: Analysis, equation: Equation, operands: list[Value]) -> list
 
 @rule("unstack")
 def unstack(analysis: Analysis, equation: Equation, operands: list[Value]) -> list[Reads]:
+    """One output per index of an axis, which goes."""
     v, axis = operands[0], equation.params["axis"]
     rows = [[take(p, axis, np.array([k]), v.rank) for p in v.reads] for k in range(v.shape[axis])]
     return [[p.map(lambda a: a.squeeze(axis)) for p in row] for row in rows]
@@ -117,6 +121,7 @@ def unstack(analysis: Analysis, equation: Equation, operands: list[Value]) -> li
 
 @rule("tile")
 def tile(analysis: Analysis, equation: Equation, operands: list[Value]) -> list[Reads]:
+    """Whole copies one after the other along every axis."""
     v = operands[0]
     repeats = equation.params["reps"]
     if len(repeats) != v.rank:
@@ -130,9 +135,10 @@ def tile(analysis: Analysis, equation: Equation, operands: list[Value]) -> list[
 
 @rule("reshape", "squeeze", "expand_dims")
 def reshape_(analysis: Analysis, equation: Equation, operands: list[Value]) -> list[Reads]:
+    """The same entries in row-major order."""
     v, out = operands[0], equation.outvars[0].aval
     reads, shape = v.reads, v.shape
     order = equation.params["dimensions"] if equation.primitive.name == "reshape" else None
     if order is not None:  # column-major, say
-        reads, shape = _transposed(v, order), tuple(shape[d] for d in order)
+        reads, shape = _transposed(analysis, v, order), tuple(shape[d] for d in order)
     return [[reshape(p, shape, out.shape) for p in reads]]

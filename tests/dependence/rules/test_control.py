@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from jax import lax
 
-from tests.dependence.oracles import Integers, analyse, check
+from tests.dependence.oracles import Integers, check, relation
 
 SPEC = {"a": (4,), "b": (4,), "k": Integers((2,), 3)}
 
@@ -120,17 +120,23 @@ def test_while_loops():
 
 
 def test_a_loop_that_would_not_stop_at_zero_is_never_run():
-    def program(x, z):
-        doublings = lax.while_loop(lambda c: c[0] < 10, lambda c: (c[0] * 2, c[1] + 1), (z["s"], 0))
-        index = jnp.stack([doublings[1] % 2, x])
-        return x.astype(float) + z["m"][tuple(index)]
+    """What is known of an index, or of a counter, is read off without it."""
 
-    ((pointer, _), *_), _ = (
-        [v.reads for v in analyse(program, np.array(1), {"m": (2, 2), "s": ()})[0]],
-        0,
-    )
-    assert pointer.leaf == 0
-    assert pointer.index == (None, None)
+    def count(start):
+        return lax.while_loop(lambda c: c[0] < 10, lambda c: (c[0] * 2, c[1] + 1), (start, 0))[1]
+
+    def program(x, z):
+        rows = lax.scan(lambda i, u: (i + 1, z["a"][i] * count(u)), 0, 1 + jnp.abs(z["b"]))[1]
+        return {"index": z["a"][jnp.minimum(count(1 + jnp.abs(z["b"][0])), 1), x], "scan": rows}
+
+    # Both rows are seen for an index of 0 or 1; a scan over loops is a batch of loops.
+    found, _ = relation(program, np.array(1), {"a": (3, 2), "b": (3,)})
+    index = np.zeros(9, bool)
+    index[[1, 3, 5, 6]] = True
+    np.testing.assert_array_equal(found["index"], [index])
+    rows = np.ones((6, 9), bool)
+    rows[:, :6] = np.eye(6)
+    np.testing.assert_array_equal(found["scan"], rows)
 
 
 def test_scans():
@@ -154,6 +160,8 @@ def test_scans():
             "counter of xs": scan(lambda i, u: (i + u, a[i % 4]), 0, np.array([2, 3, 1, 1])),
             "neighbours": scan(lambda i, _: (i + 1, a[i] * a[i - 1]), 1, None, length=3),
             "rotating carry": scan(lambda c, u: (jnp.roll(c, 1), c[0] * u), b, a),
+            "counter that restarts": scan(lambda i, u: (0, a[i] * u), 2, a),
+            "counter that stops": scan(lambda i, u: (jnp.minimum(i + 1, 1), a[i] * u), 0, a),
             "last": scan(lambda c, u: (u, None), 0.0, a)[0],
             "once": scan(lambda c, u: (c + u, c), s, a[:1]),
             "never": scan(lambda c, u: (c + u, c), b, a[:0]),
@@ -219,7 +227,7 @@ def test_random_numbers_of_a_key_in_the_data():
         return {
             "noise": a + noise,
             "choice": a[jax.random.permutation(x, 4)],
-            "mask": jnp.where(jax.random.bernoulli(x, 0.5, (4,)), a, 0.0),
+            "mask": jnp.where(jax.random.bits(x, (4,), "uint8") < 128, a, 0.0),
             "keys in a scan": lax.scan(step, x, a)[1],
             "keys over entries": jax.vmap(lambda k, u: u * jax.random.normal(k))(
                 jax.random.split(x, 4), a
@@ -227,7 +235,7 @@ def test_random_numbers_of_a_key_in_the_data():
         }
 
     with jax.debug_key_reuse(False):
-        check(program, {"a": (4,)}, jax.random.key(1), traced={"mask": 1})
+        check(program, {"a": (4,)}, jax.random.key(1), traced={"mask": 2})
 
 
 @pytest.mark.parametrize("length", [3, 12])

@@ -85,10 +85,11 @@ def test_small_integer_types_hold_no_large_bound():
                 slice_sizes=(1,),
                 mode="clip",
             ),
+            "scatter": jnp.zeros(300).at[x["u"]].add(z["a"]),
             "update": lax.dynamic_update_slice(b, z["a"][:1], (x["i"][0],)),
         }
 
-    check(program, {"b": (300,), "a": (1,)}, x, traced={"update": 300})
+    check(program, {"b": (300,), "a": (1,)}, x, traced={"update": 300, "scatter": 298})
 
     # Not observed: XLA takes the index of a loop for one byte, too.
     found, _ = relation(
@@ -117,7 +118,7 @@ def test_gathers_with_latent_indices():
             "take_along_axis": jnp.take_along_axis(a[:2], k[:, None] % 3, axis=1),
             "clip": z["b"].at[k + 2].get(mode="clip"),
             "fill": z["b"].at[k + 2].get(mode="fill"),
-            "slice": lax.dynamic_slice(a, (k[0], x["j"][0]), (2, 1)),
+            "slice": lax.dynamic_slice(a, (k[0].astype(int), x["j"][0]), (2, 1)),
             "index": lax.dynamic_index_in_dim(a, k[1], keepdims=False),
             "through a table": a[x["i"][k % 2]],
         }
@@ -146,7 +147,7 @@ def test_dynamic_slices():
             "vmap update": jax.vmap(lambda s: lax.dynamic_update_slice(b, update, (s,)))(x),
         }
 
-    # What is overwritten, or not, for all starts there could be; a scatter reads what it overwrites.
+    # What may be overwritten is read, and in a scatter what is overwritten, too.
     loose = {"latent start": 2, "set": 1, "vmap update": 4}
     traced = {
         **{"update": 8, "update of data": 6, "update a row": 12, "all": 4},

@@ -2,7 +2,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from tests.dependence.oracles import Integers, check, relation
+from tests.dependence.oracles import Integers, analyse, check
 
 SPEC = {"a": (2, 3, 2), "b": (3,), "s": ()}
 
@@ -24,7 +24,6 @@ def test_reordering():
             "of a diagonal": jnp.diagonal(a[:, :2, 0]),
         }
 
-    # Only the diagonal of the product is read by one entry; the triangle is read as it is.
     check(program, SPEC)
 
 
@@ -134,8 +133,6 @@ def test_joins():
 
 
 def test_pieces_that_fit_together_become_one_pointer():
-    from tests.dependence.oracles import analyse
-
     (out,), _ = analyse(
         lambda x, z: jnp.concatenate([z["b"][:1], 2 * z["b"][1:]]), None, {"b": (3,)}
     )
