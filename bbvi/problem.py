@@ -145,7 +145,7 @@ class Problem:
 def _is_zero(var: Any, jaxpr: Any) -> bool:
     """Whether an output of a jaxpr is symbolically zero: a literal 0, or a broadcast of one."""
     if hasattr(var, "val"):
-        return bool(jnp.all(jnp.asarray(var.val) == 0))
+        return bool(np.all(np.asarray(var.val) == 0))
     for equation in jaxpr.eqns:
         if var in equation.outvars:
             is_copy = equation.primitive.name in ("broadcast_in_dim", "convert_element_type")

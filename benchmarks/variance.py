@@ -25,7 +25,7 @@ from jax.flatten_util import ravel_pytree
 from scipy import stats
 
 import bbvi
-from bbvi.dependence.blankets import num_colours
+from bbvi.dependence.local_values import num_colours
 from benchmarks import graph_elbo, measure, report, store, targets
 
 PACKAGES = ("jax", "jaxlib", "optax", "distrax", "numpyro", "numpy")
@@ -74,9 +74,15 @@ CASES = {
         _case("hidden_markov_30", targets.hidden_markov_chain, 30),
         _case("ising_6x7", targets.ising_grid, 6, 7),
         _case("radon", targets.registered, "radon"),
-        _case("topics", targets.document_topics, 10, 30, 3, 20),
+        # Where shapes below one are random too, draws underflow in float32: no random point.
+        _case("topics", targets.document_topics, 10, 30, 3, 20, points=("init", "mid", "optimum")),
         _case("sigmoid_belief", targets.belief_network, 30, (4, 3)),
-        _case("deep_exponential", targets.deep_exponential_family, 20),
+        _case(
+            "deep_exponential",
+            targets.deep_exponential_family,
+            20,
+            points=("init", "mid", "optimum"),
+        ),
         _case("karate_club", targets.registered, "karate_club"),
         _case("crowdsourcing", targets.crowd, 100, 20),
         _case("matrix_factorization", targets.factorization, 40, 30, 2, 5),
@@ -84,6 +90,7 @@ CASES = {
         _case("breast_cancer", targets.registered, "breast_cancer"),
         *(_growth(f"mixture_{n}", targets.mixture, n) for n in (30, 480, 1920)),
         *(_growth(f"hidden_markov_{t}", targets.hidden_markov_chain, t) for t in (120, 480)),
+        *(_growth(f"ising_{n}x{n}", targets.ising_grid, n, n) for n in (12, 24, 48)),
         *(_growth(f"radon_{n}", targets.radon, n, n // 8) for n in (80, 320, 1280)),
     )
 }
@@ -220,7 +227,8 @@ def disagreement(a: Any, b: Any) -> float:
     """Mean squared z of the differences of two mean gradients: about 1 if their means agree."""
     difference = a.mean(axis=0) - b.mean(axis=0)
     error = (a.var(axis=0, ddof=1) + b.var(axis=0, ddof=1)) / len(a)
-    return float(np.mean(difference[error > 0] ** 2 / error[error > 0]))
+    known = error > 1e-9 * error.max()  # a saturated latent has no spread, and no z
+    return float(np.mean(difference[known] ** 2 / error[known]))
 
 
 def run_case(case: Case, *, quick: bool) -> dict[str, Any]:

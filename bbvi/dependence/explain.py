@@ -59,7 +59,7 @@ class Explanation:
         num_factors = sum(math.prod(term.shape) for term in self.terms)
         lines = [
             f"log_joint: {len(self.terms)} terms with {num_factors} entries, "
-            f"{len(self.latents)} latents with {num_entries} entries",
+            f"{len(self.latents)} latent leaves with {num_entries} entries",
             HEADING,
             "",
             *_table(("term", "shape", "each entry reads", "how many", ""), self._term_rows()),

@@ -69,12 +69,13 @@ def num_colours(
     log_joint: LogJoint, sites: tuple[Site, ...], x: Data, z: Latents, *args: PyTree
 ) -> dict[str, int | None]:
     """For each discrete site how many colours ``local_values`` needs; None where it is refused."""
-    return _num_colours(log_joint, sites, abstract((x, z, args)), jax.config.read("jax_enable_x64"))
+    floating = jnp.zeros(()).dtype  # float64 when x64 is on: another program
+    return _num_colours(log_joint, sites, abstract((x, z, args)), floating)
 
 
 @functools.lru_cache(maxsize=MAX_KEPT)
 def _num_colours(
-    log_joint: LogJoint, sites: tuple[Site, ...], structure: Any, is_x64: bool
+    log_joint: LogJoint, sites: tuple[Site, ...], structure: Any, floating: Any
 ) -> dict[str, int | None]:
     found: dict[str, int | None] = {}
 

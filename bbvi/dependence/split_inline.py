@@ -12,7 +12,15 @@ from jax.extend import core as jex_core
 from jax.extend import source_info_util
 from jax.extend.core.primitives import convert_element_type_p
 
-from bbvi.dependence.jaxprs import CALLS, CONTRACTIONS, Equation, Jaxpr, Variable, called_jaxpr, is_literal
+from bbvi.dependence.jaxprs import (
+    CALLS,
+    CONTRACTIONS,
+    Equation,
+    Jaxpr,
+    Variable,
+    called_jaxpr,
+    is_literal,
+)
 
 FRAME = re.compile(r"(?P<file>.+?):(?P<line>\d+)(:\d+)? \(.*\)")
 # Where an equation is not the user's own: the packages installed, and this one.

@@ -54,9 +54,13 @@ def test_assignments_are_the_best_for_their_means():
 @pytest.mark.slow
 def test_quick_run(tmp_path):
     out = tmp_path / "mixture.json"
-    with jax.numpy_rank_promotion("allow"):  # NumPyro relies on it
+    # NumPyro relies on broadcasting, and every contestant runs from its start twice.
+    with jax.numpy_rank_promotion("allow"), jax.debug_key_reuse(False):
         mixture.main(["--quick", "--out", str(out)])
     (case,) = json.loads(out.read_text())["cases"]
     final = {row["method"]: row["trace"][-1]["elbo"] for row in case["methods"]}
     assert max(final.values()) < case["cavi_elbo"] + 1e-3 * abs(case["cavi_elbo"])
-    assert final["bbvi score function, adaptive"] > final["bbvi score function, full signal"]
+    assert (
+        final["bbvi score function, adaptive; adam(0.05)"]
+        > final["bbvi score function, full signal; adam(0.05)"]
+    )

@@ -115,7 +115,7 @@ def test_learned_parameters():
 
 def test_the_table():
     text = repr(bbvi.explain(mixture, Y, GUIDE))
-    assert "3 terms with 27 entries, 3 latents with 18 entries" in text
+    assert "3 terms with 27 entries, 3 latent leaves with 18 entries" in text
     assert "This is what fit uses. It traces x" in text
     (row,) = (line for line in text.splitlines() if "means[i]" in line)
     assert row.split()[-3:] == ["means[i]", "1", "aligned"]

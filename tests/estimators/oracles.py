@@ -1,10 +1,12 @@
 """Problems whose gradients, and variances of gradient estimates, are known exactly."""
 
+import itertools
 import math
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.flatten_util import ravel_pytree
 
 import bbvi
 
@@ -105,3 +107,17 @@ def check_variance(gradients, exact, power=0.15, num_errors=4.5):
     assert (num_errors * error <= power * exact).all(), f"no power: {error} against {exact}"
     off = np.abs(variance - exact) / error
     assert (off <= num_errors).all(), f"variance {variance}, exact {exact}: off by {off} errors"
+
+
+def enumerated_gradient(problem, params, x):
+    """Gradient of the loss at a guide of one discrete site, by enumeration of all its values."""
+    (site,) = problem.guide.sites()
+    shape = problem.block_shapes(params, x)[site.name]
+    grid = itertools.product(range(site.num_values), repeat=math.prod(shape))
+    z = {site.name: jnp.array(list(grid)).reshape(-1, *shape)}
+
+    def loss(params):
+        log_q = problem.log_q(params, x, z)
+        return -jnp.sum(jnp.exp(log_q) * (problem.log_p(params, x, z) - log_q))
+
+    return ravel_pytree(jax.grad(loss)(params))[0]

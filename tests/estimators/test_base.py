@@ -115,7 +115,8 @@ def test_no_tracer_leaks(estimator, key):
 
     @jax.jit
     def loss(key, params):
-        return estimator.estimate(estimator.draw(key, problem), problem, params, None, ())[0].loss
+        noise, state = estimator.draw(key, problem), estimator.init(problem, params, None)
+        return estimator.estimate(noise, problem, params, None, state)[0].loss
 
     assert jnp.isfinite(loss(key, params))
 
@@ -254,9 +255,9 @@ def test_default_estimator_by_kind_of_latent():
     discrete = default({"b": bbvi.Bernoulli()}, lambda x, z: 1.0 * z["b"])
     mixed = default({"z": bbvi.Normal(), "b": bbvi.Bernoulli()}, lambda x, z: z["b"] * z["z"])
     assert isinstance(continuous, bbvi.Reparameterization)
-    assert isinstance(discrete, bbvi.ScoreFunction)
+    assert isinstance(discrete, bbvi.LocalExpectation)
     assert {n: type(e) for n, e in mixed.estimators} == {
-        "b": bbvi.ScoreFunction,
+        "b": bbvi.LocalExpectation,
         "z": bbvi.Reparameterization,
     }
 

@@ -9,7 +9,7 @@ from jax.flatten_util import ravel_pytree
 import bbvi
 import models
 from bbvi.testing import check_mean, replicate_gradients
-from tests.estimators.oracles import estimate
+from tests.estimators.oracles import enumerated_gradient, estimate
 
 
 def chain(x, z):
@@ -25,20 +25,6 @@ def categories(x, z):
     return -0.5 * jnp.sum((x - z["mu"][z["c"]]) ** 2) - 0.5 * jnp.sum(z["mu"] ** 2)
 
 
-def exact_gradient(problem, params, x):
-    """Gradient of the loss by enumeration of a guide of one discrete site."""
-    (site,) = problem.guide.sites()
-    shape = problem.block_shapes(params, x)[site.name]
-    grid = itertools.product(range(site.num_values), repeat=int(np.prod(shape)))
-    z = {site.name: jnp.array(list(grid)).reshape(-1, *shape)}
-
-    def loss(params):
-        log_q = problem.log_q(params, x, z)
-        return -jnp.sum(jnp.exp(log_q) * (problem.log_p(params, x, z) - log_q))
-
-    return ravel_pytree(jax.grad(loss)(params))[0]
-
-
 @pytest.mark.parametrize("num_samples", [1, 3])
 def test_unbiased_on_a_chain(num_samples):
     problem = bbvi.Problem(chain, bbvi.MeanField({"s": bbvi.Bernoulli((5,))}))
@@ -46,7 +32,7 @@ def test_unbiased_on_a_chain(num_samples):
     estimator = bbvi.LocalExpectation(num_samples)
     estimator.validate(problem, params, CHAIN)
     gradients = replicate_gradients(jax.random.key(1), estimator, problem, params, CHAIN, 20_000)
-    check_mean(gradients, exact_gradient(problem, params, CHAIN))
+    check_mean(gradients, enumerated_gradient(problem, params, CHAIN))
 
 
 def test_no_variance_where_entries_are_independent(key):
@@ -56,7 +42,7 @@ def test_no_variance_where_entries_are_independent(key):
     problem = bbvi.Problem(target.log_joint, guide)
     params = problem.init(jax.random.key(0), x)
     estimator = bbvi.LocalExpectation(1)
-    exact = exact_gradient(problem, params, x)
+    exact = enumerated_gradient(problem, params, x)
     for k in jax.random.split(key, 3):
         got = estimate(estimator, problem, params, estimator.draw(k, problem), x)
         np.testing.assert_allclose(ravel_pytree(got.grads)[0], exact, rtol=1e-4, atol=1e-5)

@@ -21,7 +21,7 @@ def choice():
 def test_measures_every_valid_estimator(choice):
     kinds = {}
     for m in choice.measurements:
-        kinds.setdefault(m.site, set()).add((type(m.estimator).__name__))
+        kinds.setdefault(m.site, set()).add(type(m.estimator).__name__)
     assert kinds == {
         "mu": {"ScoreFunction", "Reparameterization"},
         "c": {"ScoreFunction", "LocalExpectation"},

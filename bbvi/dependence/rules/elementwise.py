@@ -15,6 +15,8 @@ SPECIAL = (
     "erf erfc erf_inv lgamma digamma polygamma zeta igamma igammac igamma_grad_a random_gamma_grad "
     "regularized_incomplete_beta bessel_i0e bessel_i1e"
 ).split()
+# The incomplete beta function iterates until all entries have converged: up to rounding, an entry
+# reads only its own place.
 LOGICAL = (
     "eq ne lt le gt ge eq_to lt_to le_to and or xor not is_finite shift_left population_count clz "
     "shift_right_logical shift_right_arithmetic"
@@ -49,7 +51,7 @@ def elementwise(analysis: Analysis, equation: Equation, operands: list[Value]) -
 
 
 def _without_zeros(pointers: Reads, other: Value, rank: int) -> Reads:
-    """Zero times anything finite is zero: those entries read nothing.
+    """Zero times anything finite is zero, up to its sign: those entries read nothing.
 
     An infinite factor would make the log joint NaN anyway, whatever the analysis says.
     """
