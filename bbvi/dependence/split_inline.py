@@ -12,6 +12,7 @@ from jax.extend import core as jex_core
 from jax.extend import source_info_util
 from jax.extend.core.primitives import convert_element_type_p
 
+from bbvi._log_joint import FOREIGN
 from bbvi.dependence.jaxprs import (
     CALLS,
     CONTRACTIONS,
@@ -23,8 +24,6 @@ from bbvi.dependence.jaxprs import (
 )
 
 FRAME = re.compile(r"(?P<file>.+?):(?P<line>\d+)(:\d+)? \(.*\)")
-# Where an equation is not the user's own: the packages installed, and this one.
-FOREIGN = ("site-packages", "dist-packages", str(Path(__file__).parents[1]))
 
 
 def inline_calls(closed: Any) -> Any:
