@@ -90,6 +90,8 @@ def psis_khat(log_weights: Array) -> float:
     try:
         with np.errstate(all="ignore"):  # hardly varying weights divide by about zero
             _, khat = array_stats.psislw(-ratios)
-    except ValueError:  # all weights of the tail are the same: they are bounded
-        return -np.inf
+    except ValueError as error:
+        if "All tail values are the same" not in str(error):
+            raise
+        return -np.inf  # the largest weights are all the same: they are bounded
     return -np.inf if np.isnan(khat) else float(khat)

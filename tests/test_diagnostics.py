@@ -41,6 +41,7 @@ def test_khat_is_that_of_arviz_with_the_right_sign():
 
 def test_khat_of_weights_without_a_tail():
     assert psis_khat(np.zeros(200)) == -np.inf
+    assert psis_khat(np.r_[np.zeros(150), np.full(50, -1.0)]) == -np.inf  # the largest are equal
     assert psis_khat(np.r_[np.zeros(199), -np.inf]) == np.inf
 
 

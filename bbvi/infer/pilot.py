@@ -90,7 +90,7 @@ def choose_estimator(
     num_samples: int = 16,
     num_steps: int = 300,
     num_replicates: int = 500,
-    params: PyTree = None,
+    init_params: PyTree = None,
     model_params: PyTree = None,
 ) -> Choice:
     r"""Pick for each site the valid estimator of least variance times cost, by a short pilot run.
@@ -107,10 +107,10 @@ def choose_estimator(
       x: data.
       key: typed key.
       num_samples: S of every candidate, at least 2.
-      num_steps: steps before the measurement; 0 to measure at ``params``.
+      num_steps: steps before the measurement; 0 to measure at ``init_params``.
       num_replicates: gradients per candidate and run, of two; the variance is then known within
         about 10 %.
-      params: parameters of the guide to start from.
+      init_params: parameters of the guide to start from.
       model_params: learned parameters to start from.
 
     Returns:
@@ -137,7 +137,7 @@ def choose_estimator(
         raise ValueError(f"choose_estimator needs num_samples >= 2, got {num_samples}.")
     start_key, key = jax.random.split(check_key(key))
     init, step = make_step(log_joint, guide)
-    state = init(start_key, x, params, model_params)
+    state = init(start_key, x, init_params, model_params)
     state = jax.jit(lambda s: jax.lax.fori_loop(0, num_steps, lambda _, s: step(s, x)[0], s))(state)
     problem = Problem(log_joint, guide)
     valid = _valid_estimators(problem, state.params, x, num_samples)
