@@ -2,14 +2,19 @@
 
 from bbvi import diagnostics, guides, supports
 from bbvi._types import Params
+from bbvi.amortized import Amortized
 from bbvi.baselines import Baseline, LearnedBaseline, LeaveOneOut, MovingAverage, NoBaseline
 from bbvi.dependence.check import BlanketReport, check_blankets
 from bbvi.dependence.explain import Explanation, explain
 from bbvi.estimators import (
+    BiasedEstimator,
     CoordinateControlVariate,
+    Cost,
+    DisArm,
     Estimate,
     Estimator,
     LocalExpectation,
+    MeasureValued,
     Overdispersed,
     PerSite,
     Reparameterization,
@@ -32,6 +37,7 @@ from bbvi.guides import (
     LowRank,
     MeanField,
     Normal,
+    OneHotCategorical,
     Product,
     StudentT,
     VonMises,
@@ -57,15 +63,19 @@ from bbvi.sampling import Antithetic, Independent, Sampling, ScrambledSobol
 __version__ = "0.1.0"
 
 __all__ = [
+    "Amortized",
     "Antithetic",
     "Baseline",
     "Bernoulli",
     "Beta",
+    "BiasedEstimator",
     "BlanketReport",
     "Categorical",
     "Choice",
     "CoordinateControlVariate",
+    "Cost",
     "Dirichlet",
+    "DisArm",
     "Elbo",
     "Estimate",
     "Estimator",
@@ -85,11 +95,13 @@ __all__ = [
     "LogNormal",
     "LowRank",
     "MeanField",
+    "MeasureValued",
     "MovingAverage",
     "NoBaseline",
     "NonFiniteError",
     "Normal",
     "Objective",
+    "OneHotCategorical",
     "Overdispersed",
     "Params",
     "PerSite",

@@ -46,7 +46,9 @@ class Site:
       reparameterized: whether a draw is a differentiable function of the guide's parameters.
       event_ndims: trailing axes of the site's one leaf that q draws jointly (1 for the rows of a
         Dirichlet); what they leave are independent blocks. None: the site is one block.
-      num_values: K, where each entry takes the values 0..K-1; None for any other support.
+      num_values: K, where each block takes K values: the numbers 0..K-1, or with an event axis
+        one-hot vectors of length K; None for any other support.
+      shape: shape of the site's one leaf, where it is fixed.
     """
 
     name: str
@@ -55,6 +57,14 @@ class Site:
     reparameterized: bool
     event_ndims: int | None = None
     num_values: int | None = None
+    shape: tuple[int, ...] | None = None
+
+    @property
+    def block_shape(self) -> tuple[int, ...]:
+        """Shape of the independent blocks of a site of one leaf of fixed shape."""
+        assert self.shape is not None
+        assert self.event_ndims is not None
+        return self.shape[: len(self.shape) - self.event_ndims]
 
 
 def check_key(key: Any) -> Key:

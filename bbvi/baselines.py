@@ -209,7 +209,7 @@ class LearnedBaseline(Baseline):
 
     def __post_init__(self) -> None:
         if self.network is not None:
-            _check_network(self.network)
+            check_network(self.network)
         if not isinstance(self.seed, int) or self.seed < 0:
             raise ValueError(f"LearnedBaseline seed must be an int >= 0, got {self.seed!r}.")
         object.__setattr__(self, "by_value", Optimizer.of(self.optimizer))
@@ -249,7 +249,8 @@ def _units(moments: MovingAverageState) -> tuple[Array, Array]:
     return mean, jnp.sqrt(jnp.maximum(variance, 1))
 
 
-def _check_network(network: Any) -> None:
+def check_network(network: Any) -> None:
+    """Raise unless it has ``init`` and ``apply``, as a ``flax.linen`` module has, and a hash."""
     if isinstance(network, type) or not all(
         callable(getattr(network, name, None)) for name in ("init", "apply")
     ):

@@ -14,6 +14,7 @@ from jax import Array
 from bbvi._log_joint import trace_log_joint
 from bbvi._tree import is_floating, named_leaves
 from bbvi._types import Data, Key, Latents, LogJoint, Params, PyTree
+from bbvi.dependence.components import Components, component_sums, find_components
 from bbvi.factors import FactorizedLogJoint
 from bbvi.guides.base import Guide
 from bbvi.objectives import Elbo, Objective
@@ -90,6 +91,29 @@ class Problem:
         """Log joint ``[S]`` at draws ``[S, ...]``."""
         return over_draws(lambda draw: self.log_joint(x, draw, *self.model_args(params)), z)
 
+    def components(self, params: Params, x: Data) -> Components:
+        """The parts of the model that share no term, such as the data of a batch."""
+        z, args = self.draw_shapes(params, x), self.model_args(params)
+        return find_components(self.log_joint, self.guide.sites(), x, z, *args)
+
+    def by_component(self, params: Params, x: Data, z: Latents) -> tuple[Array, Array]:
+        """Log joints and log densities ``[S, C]`` of draws, for each component of the model.
+
+        The latents of different components are independent under the posterior, so each has its
+        own importance weights. Summed over C they are ``log_p`` and ``log_q``; terms that read no
+        latent count for component 0.
+        """
+        components = self.components(params, x)
+        if components.num_components == 1:
+            return self.log_p(params, x, z)[:, None], self.log_q(params, x, z)[:, None]
+        sites, args = self.guide.sites(), self.model_args(params)
+
+        def one(draw: Latents) -> tuple[Array, Array]:
+            log_q = self.guide.site_log_probs(params.guide, x, draw)
+            return component_sums(self.log_joint, sites, x, draw, *args), components.total(log_q)
+
+        return over_draws(one, z)
+
     @staticmethod
     def model_args(params: Params) -> tuple[PyTree, ...]:
         """The third argument of ``log_joint``, when it has one."""
@@ -116,7 +140,19 @@ class Problem:
         ``while_loop``) and where the derivative is identically zero although the latent is read
         (``jnp.round``, comparisons): a pathwise gradient there would fail or be silently wrong.
         """
-        z = self.draw_shapes(params, x)
+        return self._usable_derivatives(params, x, self.draw_shapes(params, x))
+
+    def relaxed_leaves(self, params: Params, x: Data) -> dict[str, bool]:
+        """The same where integer latents are given as real numbers, at values between theirs."""
+        z = jax.tree.map(
+            lambda leaf: jax.ShapeDtypeStruct(
+                leaf.shape, leaf.dtype if is_floating(leaf) else jnp.zeros(()).dtype
+            ),
+            self.draw_shapes(params, x),
+        )
+        return self._usable_derivatives(params, x, z)
+
+    def _usable_derivatives(self, params: Params, x: Data, z: Latents) -> dict[str, bool]:
         leaves, treedef = jax.tree.flatten(z)
         floating = [is_floating(leaf) for leaf in leaves]
         names = list(named_leaves(z, "latents"))
@@ -134,7 +170,7 @@ class Problem:
         active = [leaf for ok, leaf in zip(floating, leaves, strict=True) if ok]
         try:
             jaxpr = jax.make_jaxpr(jax.grad(value))(active, x, params).jaxpr
-        except (ValueError, NotImplementedError):
+        except (ValueError, TypeError, NotImplementedError):
             return dict.fromkeys(names, False)
         usable = iter([not _is_zero(out, jaxpr) for out in jaxpr.outvars])
         return {

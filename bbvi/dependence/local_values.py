@@ -82,7 +82,7 @@ def _num_colours(
     def run(x: Data, z: Latents, args: tuple[PyTree, ...]) -> tuple[()]:
         graph, _ = factor_graph(log_joint, x, z, *args, sites=sites)
         for site in sites:
-            if site.num_values is not None:
+            if site.num_values is not None and site.event_ndims == 0:
                 colouring = graph.colouring(site)
                 found[site.name] = None if colouring is None else colouring.num_colours
         return ()

@@ -1,8 +1,11 @@
 """Gradient estimators: one family a file, all with the same interface."""
 
-from bbvi.estimators.base import Estimate, Estimator, SurrogateEstimator
+from bbvi.estimators.base import BiasedEstimator, Cost, Estimate, Estimator, SurrogateEstimator
 from bbvi.estimators.coordinate import CoordinateControlVariate
+from bbvi.estimators.disarm import DisArm
+from bbvi.estimators.discrete import DiscreteEstimator
 from bbvi.estimators.local_expectation import LocalExpectation
+from bbvi.estimators.measure_valued import MeasureValued
 from bbvi.estimators.overdispersed import Overdispersed
 from bbvi.estimators.per_site import PerSite, default_estimator
 from bbvi.estimators.reparameterization import Reparameterization
@@ -11,10 +14,15 @@ from bbvi.estimators.taylor import TaylorControlVariate
 from bbvi.estimators.var_grad import VarGrad
 
 __all__ = [
+    "BiasedEstimator",
     "CoordinateControlVariate",
+    "Cost",
+    "DisArm",
+    "DiscreteEstimator",
     "Estimate",
     "Estimator",
     "LocalExpectation",
+    "MeasureValued",
     "Overdispersed",
     "PerSite",
     "Reparameterization",

@@ -36,12 +36,34 @@ class Estimate(NamedTuple):
     log_weights: Array
 
 
+class Cost(NamedTuple):
+    """What a step evaluates of ``log_joint``.
+
+    A gradient with respect to learned parameters only is not counted: it comes with every fit of
+    them.
+
+    Attributes:
+      values: evaluations of it alone.
+      gradients: evaluations together with the gradient in the latents.
+
+    Example:
+      >>> import bbvi
+      >>> bbvi.ScoreFunction(8).cost, bbvi.Reparameterization(4).cost
+      (Cost(values=8, gradients=0), Cost(values=0, gradients=4))
+    """
+
+    values: int = 0
+    gradients: int = 0
+
+
 @dataclasses.dataclass(frozen=True)
 class Estimator(abc.ABC):
     """How the gradient of the objective is estimated: configuration only, compared by value.
 
     Attributes:
-      num_samples: S, independent draws from the guide per step.
+      num_samples: S, draws from the guide per step.
+      is_biased: whether the expected gradient is another than the objective's. Such an estimator
+        is a ``BiasedEstimator``, so that its ``repr`` says so wherever it is reported.
       is_pathwise: whether the gradient passes through the draws. True unless a class says
         otherwise, so that one that does not think of discrete latents is refused them.
 
@@ -62,12 +84,18 @@ class Estimator(abc.ABC):
 
     num_samples: int = 1
     is_pathwise: ClassVar[bool] = True
+    is_biased: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
         if not isinstance(self.num_samples, int) or self.num_samples < 1:
             raise ValueError(
                 f"{type(self).__name__} num_samples must be an int >= 1, got {self.num_samples!r}."
             )
+
+    @property
+    def cost(self) -> Cost:
+        """Evaluations of ``log_joint`` per step."""
+        return Cost(gradients=self.num_samples) if self.is_pathwise else Cost(self.num_samples)
 
     def validate(self, problem: Problem, params: Params, x: Data) -> None:
         """Raise if the estimator is invalid for this model, guide or objective.
@@ -95,6 +123,24 @@ class Estimator(abc.ABC):
         self, noise: PyTree, problem: Problem, params: Params, x: Data, state: PyTree
     ) -> tuple[Estimate, PyTree]:
         """Loss, gradients and log weights of one step, and the next state."""
+
+
+class BiasedEstimator(Estimator):
+    """An estimator whose expected gradient is not the objective's; its ``repr`` says so.
+
+    Subclasses are dataclasses with ``repr=False``, so that this ``repr`` is theirs.
+
+    Example:
+      >>> import bbvi
+      >>> bbvi.StraightThrough(4)
+      StraightThrough(num_samples=4) [biased]
+    """
+
+    is_biased: ClassVar[bool] = True
+
+    def __repr__(self) -> str:
+        shown = (f"{f.name}={getattr(self, f.name)!r}" for f in dataclasses.fields(self) if f.repr)
+        return f"{type(self).__name__}({', '.join(shown)}) [biased]"
 
 
 class SurrogateEstimator(Estimator):

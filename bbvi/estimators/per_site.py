@@ -188,7 +188,11 @@ def default_estimator(problem: Problem, params: Params, x: Data) -> Estimator:
 
 def _worth_summing_out(problem: Problem, params: Params, x: Data) -> set[str]:
     """Discrete sites of one colour and few values, where summing out beats sampling clearly."""
-    discrete = [s for s in problem.guide.sites() if (s.num_values or math.inf) <= MAX_VALUES]
+    discrete = [
+        site
+        for site in problem.guide.sites()
+        if site.event_ndims == 0 and (site.num_values or math.inf) <= MAX_VALUES
+    ]
     if not discrete:
         return set()
     z, args = problem.draw_shapes(params, x), problem.model_args(params)

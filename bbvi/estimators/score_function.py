@@ -16,43 +16,10 @@ from bbvi._types import Data, Latents, Params, PyTree
 from bbvi.baselines import Baseline, LeaveOneOut, minus_others
 from bbvi.dependence.blankets import blanket_sums
 from bbvi.estimators.base import Estimate, Estimator, check_elbo
+from bbvi.estimators.coefficient import Coefficient
 from bbvi.problem import Problem, over_draws
 
 Signal = Literal["adaptive", "blanket", "full"]
-# Share of the past kept at each step by the moments a coefficient is learned from. It averages
-# over about 200 steps, which costs half a percent of variance, and still follows the fit.
-DECAY = 0.99
-
-
-class Coefficient(NamedTuple):
-    """Decayed sums of inner products of past gradients, and the coefficient that they give."""
-
-    covariance: Array
-    variance: Array
-
-    @staticmethod
-    def init() -> Coefficient:
-        """Coefficient zero."""
-        return Coefficient(jnp.zeros(()), jnp.zeros(()))
-
-    def value(self) -> Array:
-        """The best multiple of the control variate, in [0, 1]."""
-        variance = jnp.where(self.variance > 0, self.variance, 1)
-        return jnp.clip(-self.covariance / variance, 0, 1)
-
-    def update(self, local: PyTree, rest: PyTree) -> Coefficient:
-        """The sums after one more step."""
-        products = jax.tree.map(
-            lambda a, b: jnp.stack([jnp.vdot(a, b), jnp.vdot(b, b)]), local, rest
-        )
-        covariance, variance = sum(jax.tree.leaves(products), jnp.zeros(2))
-        updated = Coefficient(
-            DECAY * self.covariance + covariance.astype(self.covariance.dtype),
-            DECAY * self.variance + variance.astype(self.variance.dtype),
-        )
-        # Squares of a huge yet finite gradient may overflow; one such step must not stay for ever.
-        is_finite = jnp.isfinite(updated.covariance) & jnp.isfinite(updated.variance)
-        return jax.tree.map(lambda new, old: jnp.where(is_finite, new, old), updated, self)
 
 
 class SiteState(NamedTuple):

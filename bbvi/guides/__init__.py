@@ -12,6 +12,7 @@ from bbvi.guides.families import (
     Laplace,
     LogNormal,
     Normal,
+    OneHotCategorical,
     StudentT,
     VonMises,
 )
@@ -33,6 +34,7 @@ __all__ = [
     "LowRank",
     "MeanField",
     "Normal",
+    "OneHotCategorical",
     "Product",
     "Site",
     "StudentT",

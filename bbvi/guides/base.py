@@ -95,9 +95,23 @@ class Guide(abc.ABC):
         return {site.name: self.log_prob(params, x, z)}
 
     def site_params(self, params: PyTree) -> dict[str, PyTree]:
-        """Parameters (or their gradient) by site; no parameter serves two sites."""
+        """Parameters (or their gradient) by site.
+
+        No parameter serves two sites, except those of a network that serves them all.
+        """
         (site,) = self.sites()
         return {site.name: params}
+
+    def logits(self, params: PyTree, x: Data) -> dict[str, Array]:
+        """Logits of each discrete site (``num_values`` in ``sites()``), differentiable in phi.
+
+        ``[*blocks]`` for two values, of the value 1; ``[*blocks, K]`` otherwise, and for one-hot
+        vectors. The estimators made for discrete latents work on these.
+        """
+        raise NotImplementedError(
+            f"{type(self).__name__} does not say what the logits of its discrete sites are; "
+            "define logits(params, x)."
+        )
 
     def site_entropies(self, params: PyTree, x: Data, z: Latents) -> dict[str, Array]:
         """Scalars whose expectation over z is each site's entropy, exact where a form exists."""

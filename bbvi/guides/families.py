@@ -576,3 +576,66 @@ class Categorical(Family):
         # Inverse transform: count the thresholds below u; cheaper than one Gumbel per category.
         cumulative = jnp.cumsum(jax.nn.softmax(params["logits"]), axis=-1)[..., :-1]
         return jnp.sum(noise[..., None] >= cumulative, axis=-1, dtype=jnp.int32)
+
+
+@dataclasses.dataclass(frozen=True, init=False)
+class OneHotCategorical(Categorical):
+    r"""Independent categoricals whose draws are one-hot vectors over a last axis.
+
+    The form for estimators that evaluate ``log_joint`` between the values, on the simplex
+    (``Relax``, ``GumbelSoftmax``, ``StraightThrough``, ...): write it as a differentiable function
+    of the vectors.
+
+    Args:
+      num_categories: K, at least 2.
+      shape: shape of the latent without its last axis, which is K long: a draw is
+        ``(*shape, K)`` of floats. Parameters are the ``logits`` of that shape.
+
+    Raises:
+      ValueError: fewer than two categories.
+
+    Example:
+      >>> import bbvi, jax
+      >>> guide = bbvi.MeanField({"c": bbvi.OneHotCategorical(3, (4,))})
+      >>> phi = guide.init(jax.random.key(0), None)
+      >>> guide.sample(guide.base_noise(jax.random.key(1)), phi, None)["c"].sum(axis=1).tolist()
+      [1.0, 1.0, 1.0, 1.0]
+
+    References:
+      Jang, Gu and Poole (2017), Categorical Reparameterization with Gumbel-Softmax.
+    """
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        object.__setattr__(self, "shape", (*self.shape, self.num_categories))
+
+    def __repr__(self) -> str:
+        return f"OneHotCategorical(num_categories={self.num_categories}, shape={self.shape[:-1]})"
+
+    @property
+    def event_ndims(self) -> int:
+        return 1
+
+    def init(self, key: Key) -> PyTree:
+        return {"logits": _spread(key, self.shape)}
+
+    def params_at(self, z: Array, scale: float) -> PyTree:
+        z = jnp.asarray(z, _floating())
+        return {"logits": jnp.log(scale / self.num_categories + (1 - scale) * z)}
+
+    def base_noise(self, key: Key) -> Array:
+        return jax.random.uniform(key, self.shape[:-1])
+
+    @property
+    def noise_size(self) -> int:
+        return size(self.shape[:-1])
+
+    def noise_from_uniform(self, u: Array) -> Array:
+        return u.reshape(self.shape[:-1])
+
+    def sample(self, noise: Array, params: PyTree) -> Array:
+        index = super().sample(noise, params)
+        return jax.nn.one_hot(index, self.num_categories, dtype=_floating())
+
+    def log_probs(self, params: PyTree, z: Array) -> Array:
+        return jnp.sum(z * jax.nn.log_softmax(params["logits"]), axis=-1)

@@ -82,6 +82,7 @@ class MeanField(StructuredGuide):
                 family.reparameterized,
                 family.event_ndims,
                 family.num_values,
+                family.shape,
             )
             for name, family in self.named_families.items()
         )
@@ -89,7 +90,9 @@ class MeanField(StructuredGuide):
     def init(self, key: Key, x: Data) -> MeanFieldParams:
         del x
         keys = iter(jax.random.split(key, len(self.families)))
-        return self._assemble({n: f.init(next(keys)) for n, f in self.named_families.items()})
+        return self.from_site_params(
+            {n: f.init(next(keys)) for n, f in self.named_families.items()}
+        )
 
     def params_at(self, z: Latents, scale: float = 0.1) -> MeanFieldParams:
         """Parameters that put q at the latents ``z``.
@@ -103,11 +106,12 @@ class MeanField(StructuredGuide):
           Parameters to pass to ``fit(..., init_params=...)``.
         """
         values = self.unpack(jax.tree.map(jnp.asarray, z))
-        return self._assemble(
+        return self.from_site_params(
             {n: f.params_at(values[n], scale) for n, f in self.named_families.items()}
         )
 
-    def _assemble(self, by_site: dict[str, PyTree]) -> MeanFieldParams:
+    def from_site_params(self, by_site: dict[str, PyTree]) -> MeanFieldParams:
+        """Parameters from those of each site: the inverse of ``site_params``."""
         layout, rows = self.layout, ("loc", "log_scale")
         normal = jnp.zeros((2, 0))
         if layout.sites:
@@ -122,6 +126,14 @@ class MeanField(StructuredGuide):
         by_site = normal | dict(params.families)
         return {name: by_site[name] for name in self.named_families}
 
+    def logits(self, params: MeanFieldParams, x: Data) -> dict[str, Array]:
+        del x
+        return {
+            name: params.families[name]["logits"]
+            for name, family in self.others.items()
+            if family.num_values
+        }
+
     def overdispersed(self, params: MeanFieldParams, dispersion: float) -> MeanFieldParams:
         wider = {}
         for name, by_name in self.site_params(params).items():
@@ -129,7 +141,7 @@ class MeanField(StructuredGuide):
                 wider[name] = self.named_families[name].overdispersed(by_name, dispersion)
             except NotImplementedError as error:
                 raise NotImplementedError(f"site '{name}': {error}") from error
-        return self._assemble(wider)
+        return self.from_site_params(wider)
 
     def base_noise(self, key: Key) -> tuple[Array, dict[str, PyTree]]:
         keys = iter(jax.random.split(key, len(self.others) + 1))

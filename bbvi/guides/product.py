@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from bbvi._types import Data, Key, Latents, PyTree, Site
-from bbvi.guides.base import Guide
+from bbvi.guides.base import Guide, StructuredGuide
 
 
 @dataclasses.dataclass(frozen=True, init=False)
@@ -55,7 +55,10 @@ class Product(Guide):
             init_key, noise_key = jax.random.split(key)
             return guide.sample(guide.base_noise(noise_key), guide.init(init_key, None), None)
 
-        z = jax.eval_shape(draw, jax.eval_shape(lambda: jax.random.key(0)))
+        if isinstance(guide, StructuredGuide):
+            z = guide.pack(guide.named_families)  # an amortized one cannot draw without data
+        else:
+            z = jax.eval_shape(draw, jax.eval_shape(lambda: jax.random.key(0)))
         if not isinstance(z, dict):
             raise ValueError(
                 f"Product needs guides whose draws are dicts, but {guide!r} is not one."
@@ -110,6 +113,13 @@ class Product(Guide):
     def site_params(self, params: PyTree) -> dict[str, PyTree]:
         parts = zip(self.guides, params, strict=True)
         return {k: v for guide, p in parts for k, v in guide.site_params(p).items()}
+
+    def logits(self, params: PyTree, x: Data) -> dict[str, Array]:
+        found: dict[str, Array] = {}
+        for guide, part in zip(self.guides, params, strict=True):
+            if any(site.num_values for site in guide.sites()):
+                found |= guide.logits(part, x)
+        return found
 
     def overdispersed(self, params: PyTree, dispersion: float) -> PyTree:
         parts = zip(self.guides, params, strict=True)

@@ -1,5 +1,6 @@
 """Problems whose gradients, and variances of gradient estimates, are known exactly."""
 
+import functools
 import itertools
 import math
 
@@ -121,3 +122,35 @@ def enumerated_gradient(problem, params, x):
         return -jnp.sum(jnp.exp(log_q) * (problem.log_p(params, x, z) - log_q))
 
     return ravel_pytree(jax.grad(loss)(params))[0]
+
+
+def cells(*thresholds):
+    """Midpoints and lengths of the pieces of [0, 1] between thresholds, ``[P]`` each.
+
+    A function of a uniform that changes only at the thresholds has its exact expectation there.
+    """
+    edges = np.sort([0.0, 1.0, *thresholds])
+    return (edges[1:] + edges[:-1]) / 2, np.diff(edges)
+
+
+def pieces(num_nodes, *thresholds):
+    """Gauss-Legendre nodes and weights on [0, 1], placed between thresholds: for a function of a
+    uniform that is smooth between them."""
+    nodes, weights = np.polynomial.legendre.leggauss(num_nodes)
+    middles, lengths = cells(*thresholds)
+    at = middles[:, None] + lengths[:, None] * nodes / 2
+    return at.ravel(), (lengths[:, None] * weights / 2).ravel()
+
+
+def tensor_moments(function, rules):
+    """Mean and variance of ``function(u)``, any pytree, over independent uniforms u ``[n]``.
+
+    Args:
+      function: of one vector of uniforms.
+      rules: for each uniform its nodes and weights, as ``cells`` and ``pieces`` give them.
+    """
+    grid = np.stack([g.ravel() for g in np.meshgrid(*[r[0] for r in rules], indexing="ij")], 1)
+    weight = functools.reduce(np.multiply.outer, [r[1] for r in rules]).ravel()
+    values = jax.jit(jax.vmap(lambda u: ravel_pytree(function(u))[0]))(jnp.asarray(grid))
+    mean = weight @ np.asarray(values)
+    return mean, weight @ (np.asarray(values) - mean) ** 2

@@ -70,7 +70,7 @@ def test_rows_of_a_site_are_its_blocks():
     assert shapes == {"rows": (4,), "stick": (4,), "cuts": (), "labels": (2, 2)}
     one = bbvi.MeanField({"stick": bbvi.Normal((3,), support=bbvi.supports.simplex)})
     row = jax.tree.map(lambda leaf: leaf[2], guide.site_params(params)["stick"])
-    alone = one.log_prob(one._assemble({"stick": row}), None, {"stick": z["stick"][2]})
+    alone = one.log_prob(one.from_site_params({"stick": row}), None, {"stick": z["stick"][2]})
     np.testing.assert_allclose(terms["stick"][2], alone, rtol=1e-5)
 
 
