@@ -153,6 +153,20 @@ def _component_sums(graph: FactorGraph, evaluate: Evaluate, z: Latents) -> Array
     return of_graph(graph).sum_terms(evaluate(z))
 
 
+def local_sums(
+    log_joint: LogJoint, sites: tuple[Site, ...], x: Data, z: Latents, *args: PyTree
+) -> tuple[Array, dict[str, Array]]:
+    """``component_sums`` and ``blanket_sums`` from one evaluation."""
+    return local_program(_local_sums, log_joint, sites, x, z, args)
+
+
+def _local_sums(
+    graph: FactorGraph, evaluate: Evaluate, z: Latents
+) -> tuple[Array, dict[str, Array]]:
+    arrays = evaluate(z)
+    return of_graph(graph).sum_terms(arrays), graph.blanket_sums(arrays)
+
+
 def of_graph(graph: FactorGraph) -> Components:
     """Components of a factor graph; one for everything where they cannot be told apart."""
     return _Search(graph).components() or _one(graph)

@@ -12,7 +12,7 @@ from jax.lax import stop_gradient
 
 from bbvi._types import Data, Latents, Params, PyTree
 from bbvi.estimators.base import Estimate, Estimator, check_elbo
-from bbvi.estimators.score_function import ScoreFunction, evaluate
+from bbvi.estimators.score_function import ScoreFunction, evaluate, per_draw
 from bbvi.problem import Problem, over_draws
 
 Signal = Literal["blanket", "full"]
@@ -99,7 +99,7 @@ class CoordinateControlVariate(Estimator):
         # The draws are held fixed, so log_joint is differentiated in the model parameters only.
         def mean_log_p(model: PyTree) -> tuple[Array, tuple[Array, dict[str, Array]]]:
             log_p, blankets = evaluate(at_every_site, problem, params._replace(model=model), x, z)
-            return -jnp.mean(log_p), (log_p, blankets)
+            return -jnp.mean(per_draw(log_p)), (per_draw(log_p), blankets)
 
         model_grads, (log_p, blankets) = jax.grad(mean_log_p, has_aux=True)(params.model)
 

@@ -66,7 +66,8 @@ class DisArm(Coupled):
         check_signal(self)
         if self.num_samples % 2:
             raise ValueError(
-                f"DisArm draws pairs, so num_samples must be even, got {self.num_samples}."
+                f"{type(self).__name__} draws pairs, so num_samples must be even, got "
+                f"{self.num_samples}."
             )
 
     def draw_sites(self, key: Key, sites: tuple[Site, ...]) -> PyTree:

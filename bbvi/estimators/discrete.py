@@ -14,8 +14,12 @@ from jax import Array
 
 from bbvi._tree import named_leaves
 from bbvi._types import Data, Key, Latents, LogJoint, Params, PyTree, Site
-from bbvi.dependence.blankets import blanket_sums
-from bbvi.dependence.components import Components, component_sums, find_components
+from bbvi.dependence.components import (
+    Components,
+    component_sums,
+    find_components,
+    local_sums,
+)
 from bbvi.estimators.base import Estimate, Estimator, check_elbo, check_groups
 from bbvi.estimators.coefficient import Coefficient
 from bbvi.problem import Problem, over_draws
@@ -117,12 +121,13 @@ class DiscreteModel:
             values = as_floats(values)
 
         def total(values: BySite, args: tuple[PyTree, ...]) -> tuple[Array, tuple[Array, BySite]]:
-            log_p, z, blankets = self.log_p(values, args), self.latents(values), {}
-            if with_blankets:
-                blankets = over_draws(
-                    lambda draw: blanket_sums(self.log_joint, self.sites, self.x, draw, *args)[1],
-                    z,
-                )
+            if not with_blankets:
+                log_p = self.log_p(values, args)
+                return jnp.sum(log_p), (log_p, {})
+            log_p, blankets = over_draws(
+                lambda draw: local_sums(self.log_joint, self.sites, self.x, draw, *args),
+                self.latents(values),
+            )
             return jnp.sum(log_p), (log_p, blankets)
 
         slopes: BySite = {}

@@ -17,7 +17,13 @@ from bbvi.dependence.local_values import num_colours
 from bbvi.estimators.base import Estimate, Estimator, check_elbo, check_pathwise
 from bbvi.estimators.local_expectation import LocalExpectation, check_local, local_term
 from bbvi.estimators.reparameterization import Reparameterization, check_entropy
-from bbvi.estimators.score_function import ScoreFunction, evaluate, score_gradient, score_init
+from bbvi.estimators.score_function import (
+    ScoreFunction,
+    evaluate,
+    per_draw,
+    score_gradient,
+    score_init,
+)
 from bbvi.problem import Problem, over_draws
 from bbvi.sampling import Independent
 
@@ -115,8 +121,8 @@ class PerSite(Estimator):
         def surrogate(params: Params) -> tuple[Array, PyTree]:
             phi, fixed = params.guide, stop_gradient(params.guide)
             z = guide.stop_gradient(problem.sample(noise, params, x), {**score, **local})
-            log_p, blankets = evaluate(score, problem, params, x, z)
-            scalar = log_p
+            by_component, blankets = evaluate(score, problem, params, x, z)
+            log_p = scalar = per_draw(by_component)
             for name in local:
                 scalar += local_term(problem, params, x, z, sites[name])
             log_q = over_draws(lambda draw: site_sums(guide.site_log_probs(phi, x, draw)), z)
@@ -130,7 +136,7 @@ class PerSite(Estimator):
                 else:
                     scalar += entropies[name]
             log_weights = stop_gradient(log_p - sum(log_q.values()))
-            return -jnp.mean(scalar), (z, log_p, blankets, log_weights)
+            return -jnp.mean(scalar), (z, by_component, blankets, log_weights)
 
         grads, (z, log_p, blankets, log_weights) = jax.grad(surrogate, has_aux=True)(params)
         if score:

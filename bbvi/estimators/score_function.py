@@ -14,12 +14,12 @@ from jax.lax import stop_gradient
 
 from bbvi._types import Data, Latents, Params, PyTree
 from bbvi.baselines import Baseline, LeaveOneOut, minus_others
-from bbvi.dependence.blankets import blanket_sums
+from bbvi.dependence.components import local_sums
 from bbvi.estimators.base import Estimate, Estimator, check_elbo
 from bbvi.estimators.coefficient import Coefficient
 from bbvi.problem import Problem, over_draws
 
-Signal = Literal["adaptive", "blanket", "full"]
+Signal = Literal["adaptive", "blanket", "component", "full"]
 
 
 class SiteState(NamedTuple):
@@ -45,7 +45,8 @@ class ScoreFunction(Estimator):
     does not depend on :math:`z_i`, so it is a control variate of mean zero: :math:`\alpha = 0` is
     the Markov blanket alone, :math:`\alpha = 1` the full signal. Neither is best everywhere: near
     the optimum f is almost constant, and dropping terms destroys that. Hence one coefficient per
-    site, learned from past steps only.
+    site, learned from past steps only. f counts the terms and densities of the block's connected
+    component only: in a batch of data with a latent each, those of its own datum.
 
     Unbiased for every :math:`\alpha` that does not see the step's draws, and every baseline
     :math:`b_s` that does not see :math:`z_s`. ``log_joint`` need not be differentiable in z.
@@ -55,8 +56,9 @@ class ScoreFunction(Estimator):
       num_samples: S, draws per step.
       baseline: subtracted from the learning signal of each block: ``LeaveOneOut()`` (default,
         S >= 2), ``MovingAverage(decay)`` or ``NoBaseline()``.
-      signal: ``"adaptive"`` (default), ``"blanket"`` for :math:`\alpha = 0`, ``"full"`` for the
-        full signal, without an analysis. With one draw, ``"adaptive"`` is ``"blanket"``.
+      signal: ``"adaptive"`` (default), ``"blanket"`` for :math:`\alpha = 0`, ``"component"`` for
+        :math:`\alpha = 1`, or ``"full"`` for log p - log q of the whole model, without an
+        analysis. With one draw, ``"adaptive"`` is ``"blanket"``.
 
     Raises:
       ValueError: fewer draws than the baseline needs; an objective other than the ELBO; an
@@ -123,7 +125,7 @@ class ScoreFunction(Estimator):
         # The draws are held fixed, so log_joint is differentiated in the model parameters only.
         def mean_log_p(model: PyTree) -> tuple[Array, tuple[Array, dict[str, Array]]]:
             log_p, blankets = evaluate(estimators, problem, params._replace(model=model), x, z)
-            return -jnp.mean(log_p), (log_p, blankets)
+            return -jnp.mean(per_draw(log_p)), (log_p, blankets)
 
         model_grads, (log_p, blankets) = jax.grad(mean_log_p, has_aux=True)(params.model)
         score = score_gradient(estimators, problem, params, x, z, log_p, blankets, state)
@@ -145,12 +147,15 @@ def score_init(
 def evaluate(
     estimators: Mapping[str, ScoreFunction], problem: Problem, params: Params, x: Data, z: Latents
 ) -> tuple[Array, dict[str, Array]]:
-    """Log joint ``[S]``, and sums over Markov blankets ``[S, *blocks]`` where they are needed."""
+    """Log joint by component ``[S, C]``, and sums over Markov blankets ``[S, *blocks]``.
+
+    Each where it is needed; else one component, and no sums.
+    """
     num_blocks = sum(math.prod(s) for s in problem.block_shapes(params, x).values())
     if num_blocks == 1 or all(e.signal == "full" for e in estimators.values()):
-        return problem.log_p(params, x, z), {}
+        return problem.log_p(params, x, z)[:, None], {}
     sites, args = problem.guide.sites(), problem.model_args(params)
-    return over_draws(lambda draw: blanket_sums(problem.log_joint, sites, x, draw, *args), z)
+    return over_draws(lambda draw: local_sums(problem.log_joint, sites, x, draw, *args), z)
 
 
 class ScoreGradient(NamedTuple):
@@ -179,7 +184,7 @@ def score_gradient(
       params: point of evaluation.
       x: data.
       z: draws ``[S, ...]``.
-      log_p: log joint ``[S]`` at the draws.
+      log_p: log joint by component ``[S, C]`` at the draws.
       blankets: by site, sums ``[S, *blocks]`` of the terms that read each block; empty for the
         full signal.
       state: by site.
@@ -191,20 +196,26 @@ def score_gradient(
 
     log_q, pullback = jax.vjp(log_probs, params.guide)
     log_p, blankets = stop_gradient((log_p, blankets))
-    log_weights = log_p - sum(per_draw(leaf) for leaf in log_q.values())
+    log_weights = per_draw(log_p) - sum(per_draw(leaf) for leaf in log_q.values())
+    by_component: dict[str, Array] = {}
+    if log_p.shape[1] > 1:
+        components = problem.components(params, x)
+        weights = log_p - over_draws(components.total, log_q)
+        by_component = over_draws(components.spread, weights)
 
     signals = {name: jnp.zeros_like(leaf) for name, leaf in log_q.items()}
     rests, next_state, adaptive = dict(signals), {}, []
     for name, estimator in estimators.items():
         full = jnp.broadcast_to(_expand(log_weights, log_q[name]), log_q[name].shape)
-        is_local = name in blankets and estimator.signal != "full"
-        local = blankets[name] - log_q[name] if is_local else full
+        whole = full if estimator.signal == "full" else by_component.get(name, full)
+        is_local = name in blankets and estimator.signal in ("adaptive", "blanket")
+        local = blankets[name] - log_q[name] if is_local else whole
         baseline, baseline_state = estimator.baseline(state[name].baseline, local, x)
         signals[name] = local - baseline
         next_state[name] = state[name]._replace(baseline=baseline_state)
         if is_local and estimator.signal == "adaptive" and estimator.num_samples > 1:
             adaptive.append(name)
-            rests[name] = minus_others(full - local)
+            rests[name] = minus_others(whole - local)
             signals[name] += state[name].coefficient.value() * rests[name]
 
     def gradient(signal: dict[str, Array]) -> PyTree:

@@ -18,6 +18,7 @@ from bbvi.guides.families import (
 )
 from bbvi.guides.gaussian import FullRank, LowRank
 from bbvi.guides.mean_field import MeanField
+from bbvi.guides.mixture import NormalMixture
 from bbvi.guides.product import Product
 
 __all__ = [
@@ -34,6 +35,7 @@ __all__ = [
     "LowRank",
     "MeanField",
     "Normal",
+    "NormalMixture",
     "OneHotCategorical",
     "Product",
     "Site",

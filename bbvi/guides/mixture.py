@@ -30,10 +30,11 @@ class NormalMixture(Family):
     .. math:: \frac{du}{d\phi} = -\frac{\partial F(u; \phi) / \partial \phi}{q(u; \phi)}
 
     which is right in the weights too, where a gradient through the selected component alone would
-    miss how mass moves from one mode to another. It is one move along the line: in the weights of
-    modes that are d deviations apart its variance grows like :math:`e^{d^2/8}`, except close to
-    the posterior, where the log weights are flat. The entropy has no closed form; minus log q at
-    the draws stands for it.
+    miss how mass moves from one mode to another. It moves along the line: in the weights of modes
+    that are d deviations apart its variance comes from rare draws between them and grows like
+    :math:`e^{d^2/8}`. From d of about 7 on a fit does not meet them, and weights do not settle
+    where they should: give the site ``ScoreFunction`` then. The entropy has no closed form; minus
+    log q at the draws stands for it.
 
     Args:
       num_components: K.

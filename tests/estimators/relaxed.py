@@ -1,0 +1,115 @@
+"""Targets and quadrature for estimators that relax discrete draws."""
+
+import itertools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.flatten_util import ravel_pytree
+
+import bbvi
+from bbvi.estimators.coefficient import Coefficient
+from tests.estimators.coupled import LinearNetwork
+from tests.estimators.oracles import pieces, signal_problem, tensor_moments
+
+
+def pair_problem():
+    """Two coupled Bernoullis with a learned field: not linear between the values."""
+
+    def log_joint(x, z, theta):
+        b = z["b"].astype(theta.dtype)
+        return theta @ b + 1.5 * b[0] ** 2 * b[1] - 2.0 * b[1] ** 3 - jnp.logaddexp(theta.sum(), 0)
+
+    guide = bbvi.MeanField({"b": bbvi.Bernoulli((2,))})
+    params = guide.init(jax.random.key(0), None)._replace(
+        families={"b": {"logits": jnp.array([0.4, -0.6])}}
+    )
+    return bbvi.Problem(log_joint, guide), bbvi.Params(params, jnp.array([0.7, -0.4]))
+
+
+def two_data_problem():
+    """Two data with a Bernoulli each, an amortized guide and a learned field: two components."""
+
+    def log_joint(x, z, theta):
+        b = z["b"].astype(theta.dtype)[:, 0]
+        return jnp.sum(theta * b**2 + jnp.sin(x * b) - jnp.logaddexp(theta, 0))
+
+    problem = bbvi.Problem(log_joint, bbvi.Amortized({"b": bbvi.Bernoulli((2, 1))}, NETWORK))
+    x = jnp.array([1.5, -2.0])
+    return problem, problem.init(jax.random.key(0), x, jnp.array(0.7)), x
+
+
+NETWORK = LinearNetwork(1)
+
+
+def one_hot_problem(num_categories=3):
+    """Two coupled categoricals and a learned matrix, in terms of one-hot vectors."""
+    k = num_categories
+    table = jnp.cos(jnp.arange(k * k, dtype=float)).reshape(k, k)
+
+    def log_joint(x, z, theta):
+        first, second = z["c"]
+        bonus = jnp.sum(jnp.sin(2 * first) * theta)
+        return 2 * first @ table @ second + bonus - jax.nn.logsumexp(theta)
+
+    problem = bbvi.Problem(log_joint, bbvi.MeanField({"c": bbvi.OneHotCategorical(k, (2,))}))
+    guide = problem.guide.init(jax.random.key(0), None)
+    logits = jnp.sin(jnp.arange(2.0 * k)).reshape(2, k)
+    params = bbvi.Params(guide._replace(families={"c": {"logits": logits}}), jnp.arange(k) / 2.0)
+    return problem, params
+
+
+def one_hot_gradient(problem, params):
+    """Exact gradient of the loss of ``one_hot_problem``, by enumeration."""
+    (site,) = problem.guide.sites()
+    grid = jnp.array(list(itertools.product(range(site.num_values), repeat=site.shape[0])))
+    z = {"c": jax.nn.one_hot(grid, site.num_values)}
+
+    def loss(params):
+        log_q = problem.log_q(params, None, z)
+        return -jnp.sum(jnp.exp(log_q) * (problem.log_p(params, None, z) - log_q))
+
+    return ravel_pytree(jax.grad(loss)(params))[0]
+
+
+def linear_problem():
+    """``signal_problem`` with f(b) = b for one Bernoulli."""
+    guide = bbvi.MeanField({"b": bbvi.Bernoulli()})
+    families = {"b": {"logits": jnp.asarray(-0.8)}}
+    params = guide.init(jax.random.key(0), None)._replace(families=families)
+    return signal_problem(lambda z: 1.0 * z["b"], guide, params)
+
+
+def coefficients(value, *names):
+    """Learned coefficients of this value, for the sites of these names."""
+    return {name: Coefficient(jnp.asarray(-value), jnp.ones(())) for name in names}
+
+
+def exact_moments(estimator, problem, params, x, state, num_nodes):
+    """Mean and variance of the gradient of Bernoullis over all uniforms, by quadrature.
+
+    At temperatures 1 and 1/2 a relaxed draw is a rational function of its uniform, smooth between
+    the thresholds.
+    """
+    logits = problem.guide.logits(params.guide, x)["b"]
+    drawn = np.broadcast_to(jax.nn.sigmoid(-logits), (estimator.num_samples, *logits.shape))
+    rules = [pieces(num_nodes, t) for t in drawn.ravel()]
+    rules += [pieces(num_nodes) for _ in rules]
+
+    def gradient(u):
+        noise = {"b": u.reshape(2, *drawn.shape)}
+        return estimator.estimate(noise, problem, params, x, state)[0].grads
+
+    return tensor_moments(gradient, rules)
+
+
+def last_state(estimator, problem, params, steps, x=None):
+    """What an estimator has learned after so many steps at one point."""
+
+    def step(state, key):
+        noise = estimator.draw(key, problem)
+        return estimator.estimate(noise, problem, params, x, state)[1], None
+
+    keys = jax.random.split(jax.random.key(1), steps)
+    start = estimator.init(problem, params, x)
+    return jax.jit(lambda: jax.lax.scan(step, start, keys)[0])()
