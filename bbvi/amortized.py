@@ -139,6 +139,9 @@ class Amortized(StructuredGuide):
     def logits(self, params: PyTree, x: Data) -> dict[str, Array]:
         return self.mean_field.logits(self.free_params(params, x), x)
 
+    def distributions(self, params: PyTree, x: Data) -> dict[str, Any]:
+        return self.mean_field.distributions(self.free_params(params, x), x)
+
     def base_noise(self, key: Key) -> PyTree:
         return self.mean_field.base_noise(key)
 

@@ -11,8 +11,7 @@ from jax import Array
 
 from bbvi._tree import is_floating, named_leaves
 from bbvi._types import Data, Latents, LogJoint, PyTree
-from bbvi.dependence import rules  # noqa: F401  registers the rules
-from bbvi.dependence.analysis import Analysis, Value
+from bbvi.dependence.reads import latents_read
 from bbvi.dependence.row_reads import batch_of
 from bbvi.dependence.rows import data_and_rest
 from bbvi.dependence.split import Factors, additive_factors
@@ -140,7 +139,6 @@ class FactorizedLogJoint:
         """
         if not self.scopes:
             return
-        x, z, *model_args = jax.eval_shape(lambda *args: args, x, z, *model_args)
         latents, scopes = named_leaves(z, "latents"), dict(self.scopes)
         for term, scope in scopes.items():
             unknown = [latent for latent in scope if latent not in latents]
@@ -149,14 +147,8 @@ class FactorizedLogJoint:
                     f"the scope of term '{term}' names {unknown}, which there are not; the latents "
                     f"are {list(latents)}."
                 )
-        closed, arrays = jax.make_jaxpr(self._arrays, return_shape=True)(x, z, *model_args)
-        analysis = Analysis([leaf.shape for leaf in latents.values()])
-        inputs = [Value(leaf.shape) for leaf in jax.tree.leaves(x)]
-        inputs += [analysis.latent(k, leaf.dtype) for k, leaf in enumerate(latents.values())]
-        inputs += [Value(leaf.shape) for leaf in jax.tree.leaves(model_args)]
-        found = analysis.run(closed.jaxpr, closed.consts, inputs)
-        for term, value in zip(arrays, found, strict=True):
-            for latent in (list(latents)[p.leaf] for p in value.reads):
+        for term, read in latents_read(self._arrays, x, z, *model_args).items():
+            for latent in read:
                 if latent not in scopes.get(term, latents):
                     raise ValueError(
                         f"term '{term}' reads latent '{latent}', which its scope {scopes[term]} "

@@ -49,14 +49,14 @@ class Arms(Coupled):
       >>> result = bbvi.fit(
       ...     lambda x, z: x @ z["b"],
       ...     bbvi.MeanField({"b": bbvi.Bernoulli((3,))}),
-      ...     jax.numpy.array([1.0, 0.0, -2.0]),
+      ...     jax.numpy.array([1.0, 0.5, -2.0]),
       ...     key=jax.random.key(0),
       ...     estimator=bbvi.Arms(4),
       ...     num_steps=1000,
       ...     progress=False,
       ... )
       >>> [round(float(v), 1) for v in result.params.guide.families["b"]["logits"]]
-      [1.0, 0.0, -2.0]
+      [1.0, 0.5, -2.0]
 
     References:
       Dimitriev and Zhou (2021), ARMS: Antithetic-REINFORCE-Multi-Sample Gradient for Binary
@@ -106,7 +106,7 @@ class Arms(Coupled):
 
 
 def _correction(eta: Array, num_samples: int) -> Array:
-    """q (1 - q) / (q - rho), as (1 - q) / (1 - rho / q), whose divisor is at least one half."""
+    """The factor q (1 - q) / (q - rho), as (1 - q) / (1 - rho / q): the divisor is over 1/2."""
     # rho / q = (2 - 1/r)^(S-1) with r = q^(1/(S-1)).
     root = jnp.exp(-jax.nn.log_sigmoid(-jnp.abs(eta)) / (num_samples - 1))
     ratio = jnp.maximum(2 - root, 0) ** (num_samples - 1)

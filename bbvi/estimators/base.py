@@ -140,7 +140,8 @@ class BiasedEstimator(Estimator):
 
     def __repr__(self) -> str:
         shown = (f"{f.name}={getattr(self, f.name)!r}" for f in dataclasses.fields(self) if f.repr)
-        return f"{type(self).__name__}({', '.join(shown)}) [biased]"
+        mark = " [biased]" if self.is_biased else ""
+        return f"{type(self).__name__}({', '.join(shown)}){mark}"
 
 
 class SurrogateEstimator(Estimator):

@@ -43,14 +43,14 @@ class DisArm(Coupled):
       >>> result = bbvi.fit(
       ...     lambda x, z: x @ z["b"],
       ...     bbvi.MeanField({"b": bbvi.Bernoulli((3,))}),
-      ...     jax.numpy.array([1.0, 0.0, -2.0]),
+      ...     jax.numpy.array([1.0, 0.5, -2.0]),
       ...     key=jax.random.key(0),
       ...     estimator=bbvi.DisArm(4),
       ...     num_steps=1000,
       ...     progress=False,
       ... )
       >>> [round(float(v), 1) for v in result.params.guide.families["b"]["logits"]]
-      [1.0, 0.0, -2.0]
+      [1.0, 0.5, -2.0]
 
     References:
       Dong, Mnih and Tucker (2020), DisARM: An Antithetic Gradient Estimator for Binary Latent

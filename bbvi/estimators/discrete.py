@@ -188,7 +188,12 @@ class DiscreteEstimator(Estimator):
     def validate(self, problem: Problem, params: Params, x: Data) -> None:
         check_elbo(self, problem)
         check_groups(self, problem)
-        check_discrete(self, problem, params, x)
+        check_discrete(self, problem, params, x, problem.guide.sites())
+        self.check_model(discrete_model(self, problem, params, x))
+
+    def check_model(self, model: DiscreteModel) -> None:
+        """Raise if the log joint is one that the estimator is not for."""
+        del model
 
     def draw(self, key: Key, problem: Problem) -> PyTree:
         return self.draw_sites(key, problem.guide.sites())
@@ -237,17 +242,23 @@ def discrete_model(
     return DiscreteModel(problem.log_joint, problem.guide.sites(), shapes, x, args, is_relaxed)
 
 
-def check_discrete(estimator: DiscreteEstimator, problem: Problem, params: Params, x: Data) -> None:
-    """Raise unless all sites are discrete, and of the kind that the estimator is for."""
+def check_discrete(
+    estimator: DiscreteEstimator,
+    problem: Problem,
+    params: Params,
+    x: Data,
+    sites: tuple[Site, ...],
+) -> None:
+    """Raise unless these sites are discrete, and of the kind that the estimator is for."""
     name = type(estimator).__name__
-    for site in problem.guide.sites():
+    for site in sites:
         if not site.num_values:
             raise ValueError(
                 f"{name} is for discrete latents, but site '{site.name}' ({site.family}) is not "
                 f"one; with both kinds use bbvi.Mixed(bbvi.Reparameterization(...), {name}(...))."
             )
     logits = jax.eval_shape(problem.guide.logits, params.guide, x)
-    for site in problem.guide.sites():
+    for site in sites:
         is_binary = logits[site.name].shape == site.block_shape
         if type(estimator).is_binary and not is_binary:
             raise ValueError(
@@ -264,7 +275,7 @@ def check_discrete(estimator: DiscreteEstimator, problem: Problem, params: Param
             )
     if type(estimator).is_relaxed:
         usable = problem.relaxed_leaves(params, x)
-        for site in problem.guide.sites():
+        for site in sites:
             if not usable[site.leaves[0]]:
                 raise ValueError(
                     f"{name} needs a log_joint that is differentiable in latent '{site.name}' "

@@ -7,6 +7,7 @@ from typing import ClassVar
 
 import jax.numpy as jnp
 
+from bbvi.baselines import minus_others
 from bbvi.estimators.base import Cost
 from bbvi.estimators.coefficient import Coefficient
 from bbvi.estimators.discrete import (
@@ -16,7 +17,6 @@ from bbvi.estimators.discrete import (
     LogitGradient,
 )
 from bbvi.estimators.first_order import (
-    leave_one_out,
     linear_signal,
     score_gradient,
     through_means,
@@ -103,8 +103,8 @@ class DoubleCv(DiscreteEstimator):
             for name, leaf in draws.slopes.items()
         }
         linear = linear_signal(model, other_slopes, draws.deviations)
-        plain = score_gradient(model, leave_one_out(draws.log_weights), draws.deviations)
-        noisy = score_gradient(model, leave_one_out(linear), draws.deviations)
+        plain = score_gradient(model, minus_others(draws.log_weights), draws.deviations)
+        noisy = score_gradient(model, minus_others(linear), draws.deviations)
         mean = through_means(model, logits, mean_slopes)
         control = {name: leaf - mean[name] for name, leaf in noisy.items()}
 

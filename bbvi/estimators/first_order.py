@@ -93,12 +93,6 @@ def linear_signal(model: DiscreteModel, slopes: BySite, steps: BySite) -> Array:
     )
 
 
-def leave_one_out(signals: Array) -> Array:
-    """Signals ``[S, ...]`` less the mean of those of the other draws, S > 1."""
-    num_samples = len(signals)
-    return (signals - jnp.mean(signals, axis=0, keepdims=True)) * num_samples / (num_samples - 1)
-
-
 def score_gradient(model: DiscreteModel, signals: Array, deviations: BySite) -> BySite:
     """Mean of signals ``[S, C]`` times scores."""
     spread = model.spread(signals)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from typing import ClassVar
 
 import jax
@@ -11,13 +12,13 @@ from jax import Array
 from jax.lax import stop_gradient
 
 from bbvi._types import Data, Params, PyTree
-from bbvi.estimators.base import SurrogateEstimator
+from bbvi.estimators.base import BiasedEstimator, SurrogateEstimator
 from bbvi.objectives import Iwae, in_groups
 from bbvi.problem import Problem
 
 
 @dataclasses.dataclass(frozen=True, repr=False)
-class Ovis(SurrogateEstimator):
+class Ovis(BiasedEstimator, SurrogateEstimator):
     r"""Score-function gradient of the importance-weighted bound with near-optimal baselines.
 
     With K draws held fixed, their mean weight :math:`\hat Z`, that of the other draws
@@ -32,10 +33,9 @@ class Ovis(SurrogateEstimator):
     factor of the score is then :math:`-\log(1 - \tilde w_k) - \tilde w_k \approx \tilde w_k^2 / 2`,
     so small that the signal-to-noise ratio GROWS with K, where that of ``Vimco`` falls.
 
-    With :math:`\gamma > 0` the gradient in :math:`\phi` is biased: it adds
-    :math:`-\gamma \sum_k \tilde w_k \nabla_\phi \log q(z_k)`, which is the gradient of
-    ``ReweightedWakeSleep``. At 1 hardly anything else is left. It helps where a single weight
-    dominates. ``is_biased`` tells which.
+    With :math:`\gamma > 0` it is biased in :math:`\phi`, and ``is_biased`` says so: it adds, up to
+    a term of mean zero, :math:`-\gamma \sum_k \tilde w_k \nabla_\phi \log q(z_k)`, the gradient
+    of ``ReweightedWakeSleep``, beside which at 1 and many draws hardly anything else is left.
 
     Each component of the model has its own weights. Any latents; ``log_joint`` need not be
     differentiable in z. Cost: ``num_samples`` values of ``log_joint``.
@@ -80,3 +80,37 @@ class Ovis(SurrogateEstimator):
             raise ValueError(f"Ovis needs num_samples >= 2, got {self.num_samples}.")
         if not 0 <= self.gamma <= 1:
             raise ValueError(f"Ovis gamma must be in [0, 1], got {self.gamma!r}.")
+
+    @property
+    def is_biased(self) -> bool:  # type: ignore[override]
+        return self.gamma > 0
+
+    def validate(self, problem: Problem, params: Params, x: Data) -> None:
+        if not isinstance(problem.objective, Iwae) or problem.objective.group_size < 2:
+            raise ValueError(
+                "Ovis is for bbvi.Iwae of two draws or more, got "
+                f"{problem.objective!r}; leave estimator unset for one that suits it."
+            )
+        super().validate(problem, params, x)
+
+    def surrogate(
+        self, noise: PyTree, problem: Problem, params: Params, x: Data, state: PyTree
+    ) -> tuple[Array, tuple[Array, PyTree]]:
+        z = stop_gradient(problem.sample(noise, params, x))
+        log_p, log_q = problem.by_component(params, x, z)
+        log_weights = log_p - stop_gradient(log_q)
+        groups = in_groups(problem.objective, stop_gradient(log_weights))
+        factors = self._factors(groups).reshape(log_q.shape) / len(groups)
+        return problem.objective(log_weights) - jnp.sum(factors * log_q), (log_weights, state)
+
+    def _factors(self, groups: Array) -> Array:
+        """Factors of the scores, from log weights ``[G, K, C]``."""
+        size = groups.shape[1]
+        weights = jax.nn.softmax(groups, axis=1)
+        is_other = ~jnp.eye(size, dtype=bool)[None, :, :, None]
+        others = jax.nn.logsumexp(groups[:, None], axis=2, where=is_other)
+        # log(1 - weight): the first form is exact for small weights, the second for large ones.
+        total = jax.nn.logsumexp(groups, axis=1, keepdims=True)
+        log_rest = jnp.where(weights < 0.5, jnp.log1p(-weights), others - total)
+        bias = self.gamma * (weights + math.log1p(-1 / size))
+        return bias - log_rest - weights

@@ -12,11 +12,13 @@ import jax.numpy as jnp
 from jax import Array
 from jax.lax import stop_gradient
 
-from bbvi._types import Data, Params, PyTree
+from bbvi._types import Data, Latents, Params, PyTree
 from bbvi.dependence.local_values import num_colours
 from bbvi.estimators.base import Estimate, Estimator, check_elbo, check_pathwise
+from bbvi.estimators.doubly_reparameterized import DoublyReparameterized
 from bbvi.estimators.local_expectation import LocalExpectation, check_local, local_term
 from bbvi.estimators.reparameterization import Reparameterization, check_entropy
+from bbvi.estimators.reweighted_wake_sleep import ReweightedWakeSleep
 from bbvi.estimators.score_function import (
     ScoreFunction,
     evaluate,
@@ -24,6 +26,9 @@ from bbvi.estimators.score_function import (
     score_gradient,
     score_init,
 )
+from bbvi.estimators.vimco import Vimco
+from bbvi.guides.base import Guide
+from bbvi.objectives import ForwardKl, Objective, PowerMean
 from bbvi.problem import Problem, over_draws
 from bbvi.sampling import Independent
 
@@ -101,6 +106,8 @@ class PerSite(Estimator):
             check_entropy(estimator, problem)
         check_pathwise(problem, params, x, list(self._of(Reparameterization)))
         for name, estimator in self._of(Reparameterization).items():
+            if estimator.prior is not None:
+                raise ValueError(f"site '{name}': a prior is for Reparameterization of all sites.")
             if estimator.sampling != Independent():
                 raise ValueError(
                     f"site '{name}': PerSite shares its draws with the other sites, whose "
@@ -119,22 +126,14 @@ class PerSite(Estimator):
         score, local = self._of(ScoreFunction), self._of(LocalExpectation)
 
         def surrogate(params: Params) -> tuple[Array, PyTree]:
-            phi, fixed = params.guide, stop_gradient(params.guide)
+            phi = params.guide
             z = guide.stop_gradient(problem.sample(noise, params, x), {**score, **local})
             by_component, blankets = evaluate(score, problem, params, x, z)
             log_p = scalar = per_draw(by_component)
             for name in local:
                 scalar += local_term(problem, params, x, z, sites[name])
             log_q = over_draws(lambda draw: site_sums(guide.site_log_probs(phi, x, draw)), z)
-            frozen = over_draws(lambda draw: site_sums(guide.site_log_probs(fixed, x, draw)), z)
-            entropies = over_draws(lambda draw: guide.site_entropies(phi, x, draw), z)
-            for name, estimator in self._of(Reparameterization).items():
-                if estimator.entropy == "stick_the_landing":
-                    scalar -= frozen[name]
-                elif estimator.entropy == "monte_carlo":
-                    scalar -= log_q[name]
-                else:
-                    scalar += entropies[name]
+            scalar += entropy_terms(self._of(Reparameterization), guide, phi, x, z)
             log_weights = stop_gradient(log_p - sum(log_q.values()))
             return -jnp.mean(scalar), (z, by_component, blankets, log_weights)
 
@@ -146,6 +145,22 @@ class PerSite(Estimator):
         return Estimate(problem.objective(log_weights), grads, log_weights), state
 
 
+def entropy_terms(
+    estimators: Mapping[str, Reparameterization], guide: Guide, phi: PyTree, x: Data, z: Latents
+) -> Array:
+    """``[S]`` scalars whose gradient is that of the entropy of the named sites at pathwise z."""
+    total = jnp.zeros(())
+    for name, estimator in estimators.items():
+        if estimator.entropy is None or estimator.entropy == "closed_form":
+            total += over_draws(lambda draw: guide.site_entropies(phi, x, draw), z)[name]
+        else:
+            is_held = estimator.entropy == "stick_the_landing"
+            at = stop_gradient(phi) if is_held else phi
+            log_q = over_draws(lambda draw: site_sums(guide.site_log_probs(at, x, draw)), z)  # noqa: B023
+            total -= log_q[name]
+    return total
+
+
 def site_sums(log_probs: dict[str, Array]) -> dict[str, Array]:
     """One scalar per site from the log densities of its blocks."""
     return {name: jnp.sum(log_q) for name, log_q in log_probs.items()}
@@ -154,9 +169,11 @@ def site_sums(log_probs: dict[str, Array]) -> dict[str, Array]:
 def default_estimator(problem: Problem, params: Params, x: Data) -> Estimator:
     """A valid, low-variance estimator for every site: what ``fit`` uses when none is named.
 
-    Pathwise where the site is reparameterized and ``log_joint`` is differentiable in it. Other
-    sites are summed out exactly where their entries are independent given the rest and take few
-    values, else get the Rao-Blackwellized score function.
+    For the ELBO: pathwise where the site is reparameterized and ``log_joint`` is differentiable in
+    it. Other sites are summed out exactly where their entries are independent given the rest and
+    take few values, else get the Rao-Blackwellized score function. For bounds of several draws:
+    doubly reparameterized if every site can be, else VIMCO. For the forward divergence:
+    reweighted wake-sleep.
 
     Args:
       problem: model, guide and objective.
@@ -164,7 +181,9 @@ def default_estimator(problem: Problem, params: Params, x: Data) -> Estimator:
       x: data, or its shapes.
 
     Returns:
-      ``Reparameterization``, ``LocalExpectation``, ``ScoreFunction``, or ``PerSite`` of them.
+      For the ELBO ``Reparameterization``, ``LocalExpectation``, ``ScoreFunction``, or ``PerSite``
+      of them; else ``DoublyReparameterized``, ``Vimco``, ``ReweightedWakeSleep``, or, for an
+      objective of one's own, ``Reparameterization``.
     """
     usable = problem.pathwise_leaves(params, x)
     sites = problem.guide.sites()
@@ -173,8 +192,10 @@ def default_estimator(problem: Problem, params: Params, x: Data) -> Estimator:
         for site in sites
         if site.reparameterized and all(usable.get(leaf, True) for leaf in site.leaves)
     ]
+    if not problem.objective.is_mean:
+        return _of_several_draws(problem.objective, is_pathwise=len(pathwise) == len(sites))
     if len(pathwise) == len(sites):
-        return Reparameterization(num_samples=max(8, problem.objective.group_size))
+        return Reparameterization()
     exact = _worth_summing_out(problem, params, x)
     is_exact = all(site.name in exact or site.name in pathwise for site in sites)
     num_samples = ScoreFunction.num_samples
@@ -190,6 +211,18 @@ def default_estimator(problem: Problem, params: Params, x: Data) -> Estimator:
     }
     kinds = {type(estimator) for estimator in chosen.values()}
     return next(iter(chosen.values())) if len(kinds) == 1 else PerSite(chosen)
+
+
+def _of_several_draws(objective: Objective, *, is_pathwise: bool) -> Estimator:
+    """The default for an objective other than the ELBO, with whole groups of draws."""
+    kind: type[ReweightedWakeSleep | DoublyReparameterized | Reparameterization | Vimco] = Vimco
+    if isinstance(objective, ForwardKl):
+        kind = ReweightedWakeSleep
+    elif is_pathwise:
+        is_power = isinstance(objective, PowerMean)
+        kind = DoublyReparameterized if is_power else Reparameterization
+    size = objective.group_size
+    return kind(num_samples=math.ceil(kind.num_samples / size) * size)
 
 
 def _worth_summing_out(problem: Problem, params: Params, x: Data) -> set[str]:

@@ -225,7 +225,7 @@ def control_variate(
     indices: BySite,
     model: DiscreteModel,
     logits: BySite,
-    temperature: Array,
+    temperature: Array | float,
 ) -> BySite:
     """Mean zero: the derivative of E[c(z)] along the draws, minus that through z given b."""
     num_samples = jax.tree.leaves(indices)[0].shape[0]

@@ -9,7 +9,9 @@ import jax
 from jax import Array
 
 from bbvi._types import Data, Key, Params, PyTree
-from bbvi.estimators.base import SurrogateEstimator
+from bbvi.estimators.analytic_kl import Prior, check_prior, entropy_by_prior
+from bbvi.estimators.base import Estimator, SurrogateEstimator, check_elbo
+from bbvi.objectives import ForwardKl
 from bbvi.problem import Problem
 from bbvi.sampling import Independent, Sampling
 
@@ -18,20 +20,25 @@ Entropy = Literal["closed_form", "monte_carlo", "stick_the_landing"]
 
 def check_entropy(estimator: Reparameterization, problem: Problem) -> None:
     """Raise unless the entropy term fits the objective and the guide."""
-    if estimator.entropy == "stick_the_landing" and problem.objective.group_size > 1:
+    if estimator.entropy in ("closed_form", "stick_the_landing") and not problem.objective.is_mean:
         raise ValueError(
-            f"stick_the_landing is biased for {problem.objective!r}: it drops a score term that "
-            "has mean zero for the ELBO only. Use entropy='monte_carlo'."
-        )
-    if estimator.entropy == "closed_form" and not problem.objective.is_mean:
-        raise ValueError(
-            f"entropy='closed_form' needs bbvi.Elbo(), got {problem.objective!r}; use "
-            "entropy='monte_carlo'."
+            f"entropy='{estimator.entropy}' needs bbvi.Elbo(), got {problem.objective!r}, whose "
+            "gradient it would bias; use entropy='monte_carlo' or DoublyReparameterized."
         )
     if estimator.entropy == "closed_form" and not problem.guide.has_entropy:
         raise ValueError(
             f"{type(problem.guide).__name__} has no closed-form entropy; use "
             "entropy='monte_carlo' or 'stick_the_landing'."
+        )
+
+
+def check_not_forward_kl(estimator: Estimator, problem: Problem) -> None:
+    """Raise if the objective is an estimate whose own gradient is not the one to follow."""
+    if isinstance(problem.objective, ForwardKl):
+        raise ValueError(
+            f"{type(estimator).__name__} would follow the gradient of {problem.objective!r} as an "
+            "estimate, which also falls where no draw meets the posterior's mass: use "
+            "ReweightedWakeSleep."
         )
 
 
@@ -43,7 +50,9 @@ class Reparameterization(SurrogateEstimator):
       g = \nabla_\phi \, \ell\big(\log p(x, z) - \log q(z; \phi)\big), \quad z = T(\epsilon; \phi)
 
     Unbiased. Requires reparameterized sites and a log joint differentiable (almost everywhere,
-    without jumps) in z. Cost: ``num_samples`` gradients of ``log_joint``.
+    without jumps) in z. For a bound of several draws each component of the model has its own
+    weights, and ``DoublyReparameterized`` has the smaller variance close to the posterior. Cost:
+    ``num_samples`` gradients of ``log_joint``.
 
     Args:
       num_samples: S, draws per step.
@@ -56,11 +65,18 @@ class Reparameterization(SurrogateEstimator):
       sampling: where base noise comes from: ``Independent()``, ``Antithetic()`` (pairs) or
         ``ScrambledSobol()`` (S a power of two). The last two cost no more, usually have far less
         variance, and need the ELBO and sites whose noise is a function of uniforms.
+      prior: function of what ``log_joint`` is a function of, ``(x, z) -> {site: distribution of
+        distrax}``, ``(x, z, theta)`` with learned parameters. The entropy of a site is then replaced
+        by minus :math:`\log p_i(z_i) + KL(q_i \| p_i)`, the divergence in closed form: with the
+        priors that are in ``log_joint`` this leaves the reconstruction term minus divergences, and
+        no noise from the priors. With any others it is as unbiased, and no use. A prior may depend
+        on other sites (hyperparameters); sites that are left out keep their entropy.
 
     Raises:
       ValueError: a site is not reparameterizable, ``log_joint`` is not differentiable, or the
-        entropy term or the sampling is invalid for the objective, guide or ``num_samples``.
-      TypeError: ``sampling`` is not a ``Sampling``.
+        entropy term or the sampling is invalid for the objective, guide or ``num_samples``; a
+        divergence from a site to its prior has no closed form, or the prior depends on the site.
+      TypeError: ``sampling`` is not a ``Sampling``, or ``prior`` not such a function.
 
     Example:
       >>> import bbvi, jax
@@ -86,6 +102,7 @@ class Reparameterization(SurrogateEstimator):
     num_samples: int = 8
     entropy: Entropy | None = None
     sampling: Sampling = dataclasses.field(default_factory=Independent)
+    prior: Prior | None = None
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -99,11 +116,22 @@ class Reparameterization(SurrogateEstimator):
                 f"got {self.sampling!r}."
             )
         self.sampling.check_num_samples(self.num_samples)
+        if self.prior is not None and not callable(self.prior):
+            raise TypeError(f"prior must be a function (x, z) -> {{site: ...}}, got {self.prior!r}.")
+        if self.prior is not None and self.entropy not in (None, "closed_form"):
+            raise ValueError(
+                f"prior replaces entropies in closed form, got entropy={self.entropy!r}: leave out "
+                "one of them."
+            )
 
     def validate(self, problem: Problem, params: Params, x: Data) -> None:
         super().validate(problem, params, x)
+        check_not_forward_kl(self, problem)
         check_entropy(self, problem)
         self.sampling.validate(problem.guide, problem.objective)
+        if self.prior is not None:
+            check_elbo(self, problem)
+            check_prior(self.prior, problem, params, x)
 
     def draw(self, key: Key, problem: Problem) -> PyTree:
         return self.sampling.draw(key, problem.guide, self.num_samples)
@@ -111,11 +139,16 @@ class Reparameterization(SurrogateEstimator):
     def surrogate(
         self, noise: PyTree, problem: Problem, params: Params, x: Data, state: PyTree
     ) -> tuple[Array, tuple[Array, PyTree]]:
+        if not problem.objective.is_mean:
+            log_p, log_q = problem.by_component(params, x, problem.sample(noise, params, x))
+            return problem.objective(log_p - log_q), (log_p - log_q, state)
         entropy = self.entropy
         if entropy is None:
-            exact = problem.guide.has_entropy and problem.objective.is_mean
-            entropy = "closed_form" if exact else "monte_carlo"
-        if entropy == "closed_form":
+            entropy = "closed_form" if problem.guide.has_entropy else "monte_carlo"
+        if self.prior is not None:
+            z = problem.sample(noise, params, x)
+            minus_log_q = entropy_by_prior(self.prior, problem, params, x, z)
+        elif entropy == "closed_form":
             z, minus_log_q = problem.sample_and_entropy(noise, params, x)
         elif entropy == "monte_carlo":
             z, log_q = problem.sample_and_log_q(noise, params, x)

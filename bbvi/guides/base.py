@@ -117,6 +117,11 @@ class Guide(abc.ABC):
         """Scalars whose expectation over z is each site's entropy, exact where a form exists."""
         return {name: -jnp.sum(log_q) for name, log_q in self.site_log_probs(params, x, z).items()}
 
+    def distributions(self, params: PyTree, x: Data) -> dict[str, Any]:
+        """The sites that are distributions of distrax, whose batch axes are independent blocks."""
+        del params, x
+        return {}
+
     def overdispersed(self, params: PyTree, dispersion: float) -> PyTree:
         """Parameters of the same family, wider: natural parameters divided by ``dispersion``.
 

@@ -130,16 +130,22 @@ class LocationScale(Family):
         loc = self.support.unconstrain(jnp.asarray(z, _floating()))
         return {"loc": loc, "log_scale": jnp.full_like(loc, jnp.log(scale))}
 
-    @abc.abstractmethod
     def standard(self) -> Any:
         """The scalar distribution of (u - loc) / scale."""
+        return self.located(jnp.zeros(()), jnp.ones(()))
 
     @abc.abstractmethod
     def quantile(self, u: Array) -> Array:
         """Inverse of the distribution function of (u - loc) / scale."""
 
     def distribution(self, params: PyTree) -> Any:
-        raise NotImplementedError("location-scale families work through their standard form")
+        if self.support != supports.real:
+            raise NotImplementedError(f"no distrax distribution on support '{self.support!r}'.")
+        return self.located(params["loc"], jnp.exp(params["log_scale"]))
+
+    def located(self, loc: Array, scale: Array) -> Any:
+        """The distrax distribution on the reals, where there is one."""
+        raise NotImplementedError(f"{type(self).__name__} is not a distribution of distrax.")
 
     def base_noise(self, key: Key) -> Array:
         with jax.numpy_rank_promotion("allow"):
@@ -199,8 +205,8 @@ class Normal(LocationScale):
     def overdispersed(self, params: PyTree, dispersion: float) -> PyTree:
         return {**params, "log_scale": params["log_scale"] + 0.5 * jnp.log(dispersion)}
 
-    def standard(self) -> Any:
-        return distrax.Normal(jnp.zeros(()), jnp.ones(()))
+    def located(self, loc: Array, scale: Array) -> Any:
+        return distrax.Normal(loc, scale)
 
     def quantile(self, u: Array) -> Array:
         return ndtri(u)
@@ -243,8 +249,8 @@ class Laplace(LocationScale):
       Kingma and Welling (2014), Auto-Encoding Variational Bayes, for location-scale families.
     """
 
-    def standard(self) -> Any:
-        return distrax.Laplace(jnp.zeros(()), jnp.ones(()))
+    def located(self, loc: Array, scale: Array) -> Any:
+        return distrax.Laplace(loc, scale)
 
     def quantile(self, u: Array) -> Array:
         return jnp.sign(0.5 - u) * jnp.log(2 * jnp.minimum(u, 1 - u))

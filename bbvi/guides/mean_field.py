@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 from itertools import accumulate
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -133,6 +134,14 @@ class MeanField(StructuredGuide):
             for name, family in self.others.items()
             if family.num_values
         }
+
+    def distributions(self, params: MeanFieldParams, x: Data) -> dict[str, Any]:
+        del x
+        found = {}
+        for name, by_name in self.site_params(params).items():
+            with contextlib.suppress(NotImplementedError):  # through a bijector, or not of distrax
+                found[name] = self.named_families[name].distribution(by_name)
+        return found
 
     def overdispersed(self, params: MeanFieldParams, dispersion: float) -> MeanFieldParams:
         wider = {}

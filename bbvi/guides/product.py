@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from itertools import accumulate
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -120,6 +121,10 @@ class Product(Guide):
             if any(site.num_values for site in guide.sites()):
                 found |= guide.logits(part, x)
         return found
+
+    def distributions(self, params: PyTree, x: Data) -> dict[str, Any]:
+        parts = zip(self.guides, params, strict=True)
+        return {k: v for guide, p in parts for k, v in guide.distributions(p, x).items()}
 
     def overdispersed(self, params: PyTree, dispersion: float) -> PyTree:
         parts = zip(self.guides, params, strict=True)

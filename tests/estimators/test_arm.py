@@ -1,5 +1,6 @@
 """ARM: antithetic pairs weighted by their uniform, by exact integration over it."""
 
+import itertools
 import re
 
 import jax
@@ -65,7 +66,7 @@ def test_disarm_is_its_mean_given_the_pair(theta):
         return estimator.contract(signals, noise, indices, logits)["b"]
 
     edges = np.unique([0.0, theta, 1 - theta, 1.0])
-    for low, high in zip(edges[:-1], edges[1:], strict=True):
+    for low, high in itertools.pairwise(edges):
         nodes, weights = pieces(2)
         inside = low + (high - low) * nodes
         mean, _ = tensor_moments(lambda u: at(bbvi.Arm(2), u), [(inside, weights)])

@@ -147,17 +147,18 @@ def test_frequencies_of_joint_draws(theta):
     check_mean(1.0 * together, np.array([all_rare(q, m, 5) for m in (1, 2, 3)]))
 
 
-def test_every_draw_has_the_guides_rate(key):
+@pytest.mark.parametrize("num_samples", [2, 3])
+@pytest.mark.parametrize("sign", [-1, 1])
+def test_every_draw_has_the_guides_rate(num_samples, sign, key):
     """At one in 30,000, where 1 - d in float32 would be coarse."""
     theta, size = 1 / 30_000, 2_000_000
     sites = bbvi.MeanField({"b": bbvi.Bernoulli((size,))}).sites()
-    for num_samples in (2, 3):
-        estimator = bbvi.Arms(num_samples)
-        for sign in (-1, 1):
-            logits = {"b": jnp.full(size, sign * np.log((1 - theta) / theta), jnp.float32)}
-            draws = estimator.couple(estimator.draw_sites(key, sites), logits)["b"]
-            is_rare = draws == (1 if sign < 0 else 0)
-            check_mean(1.0 * is_rare.T, np.full(num_samples, theta), power=1.0)
+    estimator = bbvi.Arms(num_samples)
+    logits = {"b": jnp.full(size, sign * np.log((1 - theta) / theta), jnp.float32)}
+    draws = estimator.couple(estimator.draw_sites(key, sites), logits)["b"]
+    is_rare = draws == (1 if sign < 0 else 0)
+    # Scaled, so that the slack for rounding is small beside the rate.
+    check_mean(1e4 * is_rare.T, np.full(num_samples, 1e4 * theta), power=0.7)
 
 
 @pytest.mark.usefixtures("x64")

@@ -57,7 +57,7 @@ def test_variance_of_a_pair():
 
 
 def mean_square_problem(theta, num_latents, *, is_split):
-    """f = mean_j (b_j - 0.499)^2 of so many Bernoullis; a root and a square hide that it is a sum."""
+    """f = mean_j (b_j - 0.499)^2 of Bernoullis; a root and a square hide that it is a sum."""
 
     def f(z):
         mean = jnp.mean((z["b"] - 0.499) ** 2)

@@ -8,6 +8,12 @@ import pytest
 # One draw of the latents of each target, away from the edges of their supports.
 DRAWS = {
     "beta_bernoulli": lambda rng: {"p": rng.uniform(0.1, 0.9)},
+    "binary_vae_linear": lambda rng: {"z1": rng.integers(2, size=(100, 200))},
+    "binary_vae_linear_2": lambda rng: {
+        "z1": rng.integers(2, size=(100, 200)),
+        "z2": rng.integers(2, size=(100, 200)),
+    },
+    "binary_vae_nonlinear": lambda rng: {"z1": rng.integers(2, size=(100, 200))},
     "breast_cancer": lambda rng: {"w": 0.3 * rng.normal(size=31)},
     "conjugate_gaussian": lambda rng: {"mu": rng.normal(size=4)},
     "crowdsourcing": lambda rng: {"label": rng.integers(2, size=20), "skill": rng.normal(size=8)},
@@ -17,6 +23,7 @@ DRAWS = {
         "w1": rng.uniform(0.5, 3.0, size=(3, 16)),
         "w2": rng.uniform(0.5, 3.0, size=(2, 3)),
     },
+    "digits_vae": lambda rng: {"z": rng.integers(2, size=(300, 10))},
     "eight_schools_centered": lambda rng: {
         "theta": rng.normal(size=8),
         "mu": rng.normal(),

@@ -9,7 +9,10 @@ from jax.test_util import check_grads
 import models
 
 # Targets without a real-valued latent.
-DISCRETE = {"gaussian_mixture_small", "hidden_markov", "ising", "ising_matrix", "sigmoid_belief"}
+DISCRETE = {
+    *("binary_vae_linear", "binary_vae_linear_2", "binary_vae_nonlinear", "digits_vae"),
+    *("gaussian_mixture_small", "hidden_markov", "ising", "ising_matrix", "sigmoid_belief"),
+}
 
 WITH_REFERENCE = [name for name in models.names() if models.get(name).reference is not None]
 
