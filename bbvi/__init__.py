@@ -31,11 +31,13 @@ from bbvi.estimators import (
     Relax,
     Reparameterization,
     ReweightedWakeSleep,
+    Rodeo,
     ScoreFunction,
     StickBreaking,
     StraightThrough,
     SurrogateEstimator,
     TaylorControlVariate,
+    UnorderedSet,
     VarGrad,
     Vimco,
 )
@@ -76,6 +78,7 @@ from bbvi.infer import (
 from bbvi.objectives import Chi, Elbo, ForwardKl, Iwae, Objective, Renyi
 from bbvi.problem import Problem
 from bbvi.sampling import Antithetic, Independent, Sampling, ScrambledSobol
+from bbvi.tempering import Tempered
 
 __version__ = "0.1.0"
 
@@ -144,6 +147,7 @@ __all__ = [
     "Renyi",
     "Reparameterization",
     "ReweightedWakeSleep",
+    "Rodeo",
     "Sampling",
     "ScoreFunction",
     "ScrambledSobol",
@@ -153,6 +157,8 @@ __all__ = [
     "StudentT",
     "SurrogateEstimator",
     "TaylorControlVariate",
+    "Tempered",
+    "UnorderedSet",
     "VarGrad",
     "Vimco",
     "VonMises",

@@ -107,14 +107,15 @@ class Amortized(StructuredGuide):
                 "deterministic=True."
             )
             raise
-        families = self.named_families.items()
-        one = jax.eval_shape(lambda: jax.random.key(0))
-        expected = self.pack({name: jax.eval_shape(f.init, one) for name, f in families})
-        treedef, leaves = jax.tree.structure(output), jax.tree.leaves(output)
-        wanted = jax.tree.leaves(expected)
-        is_bare = len(wanted) == 1 and jax.tree.structure(0) == treedef
+        key = jax.eval_shape(lambda: jax.random.key(0))
+        expected = self.pack(
+            {name: jax.eval_shape(f.init, key) for name, f in self.named_families.items()}
+        )
+        leaves, wanted = jax.tree.leaves(output), jax.tree.leaves(expected)
+        treedef: Any = jax.tree.structure(expected)
+        is_lone_array = len(wanted) == 1 and jax.tree_util.all_leaves([output])
         if not (
-            (is_bare or treedef == jax.tree.structure(expected))
+            (is_lone_array or treedef == jax.tree.structure(output))
             and [leaf.shape for leaf in leaves] == [leaf.shape for leaf in wanted]
             and all(map(is_floating, leaves))
         ):
@@ -123,7 +124,7 @@ class Amortized(StructuredGuide):
                 f"{shapes(expected, 'output')}: the structure of sites with the parameters of each "
                 "family in its place; shapes of sites include the batch axis."
             )
-        by_site = jax.tree.unflatten(jax.tree.structure(expected), leaves)
+        by_site = jax.tree.unflatten(treedef, leaves)
         return self.mean_field.from_site_params(
             dict(zip(self.named_families, self.treedef.flatten_up_to(by_site), strict=True))
         )

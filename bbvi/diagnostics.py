@@ -1,4 +1,4 @@
-"""Is the answer any good? Monte Carlo estimates with errors, and the PSIS k-hat."""
+"""Is the answer any good? Monte Carlo estimates with errors, the evidence, and the PSIS k-hat."""
 
 from __future__ import annotations
 
@@ -50,6 +50,98 @@ def monte_carlo_mean(values: Array) -> MonteCarlo:
     if draws.size < 2:
         raise ValueError(f"a standard error needs at least 2 draws, got {draws.size}.")
     return MonteCarlo(float(draws.mean()), float(draws.std(ddof=1) / np.sqrt(draws.size)))
+
+
+class LogEvidence(NamedTuple):
+    """An importance-sampling estimate of the log evidence, log p(x).
+
+    Attributes:
+      value: the estimate, in nats.
+      standard_error: its standard error, by the delta method.
+      effective_sample_size: how many draws from the posterior the draws are worth; the smallest
+        over the components of the model.
+      khat: shape of the tail of the weights of that component; above 0.7 neither the estimate nor
+        its error can be relied on.
+      num_components: C, parts of the model that share no term.
+    """
+
+    value: float
+    standard_error: float
+    effective_sample_size: float
+    khat: float
+    num_components: int
+
+    def __str__(self) -> str:
+        parts = f" over {self.num_components} components" if self.num_components > 1 else ""
+        return (
+            f"{MonteCarlo(self.value, self.standard_error)} nats, effective sample size "
+            f"{self.effective_sample_size:.0f} (k-hat {self.khat:.2f}){parts}"
+        )
+
+
+def log_evidence(log_weights: Array) -> LogEvidence:
+    r"""The log evidence from log weights of a model of C independent components.
+
+    .. math:: \log \hat Z = \sum_c \log \frac1S \sum_s w_{sc}, \qquad
+      \mathrm{s.e.}^2 = \frac{1}{S (S - 1)} \sum_s \Big(\sum_c \big(w_{sc} / \bar w_c - 1\big)\Big)^2
+
+    The weights of all latents together, :math:`\prod_c w_{sc}`, have a variance that grows
+    exponentially with C; these do not. The error is that of the delta method, to first order:
+    :math:`\log \hat w \approx \log w + (\hat w - w) / w`. To second order the estimate is low by half
+    the squared error, which matters from errors of about 0.5 on.
+
+    Args:
+      log_weights: log p(x, z) - log q(z) ``[S, C]`` at draws from q, S >= 100.
+
+    Returns:
+      The estimate, its standard error, and the effective sample size
+      :math:`(\sum_s w_s)^2 / \sum_s w_s^2` and k-hat of the component where they are worst.
+
+    Raises:
+      ValueError: fewer than 100 draws; a weight that is NaN or infinite; a component whose weights
+        are all zero.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from bbvi.diagnostics import log_evidence
+      >>> estimate = log_evidence(jnp.full((100, 3), -2.0))
+      >>> estimate.value, estimate.standard_error, round(estimate.effective_sample_size)
+      (-6.0, 0.0, 100)
+
+    References:
+      Geweke (1989), Bayesian Inference in Econometric Models Using Monte Carlo Integration; Kong,
+      Liu and Wong (1994), Sequential Imputations and Bayesian Missing Data Problems, for the
+      effective sample size.
+    """
+    logs = np.asarray(log_weights, np.float64)
+    if logs.ndim != 2 or len(logs) < 100:
+        raise ValueError(f"log weights must be [S, C] with S >= 100, got shape {logs.shape}.")
+    bad = int(np.sum(np.isnan(logs) | np.isposinf(logs)))
+    if bad:
+        raise ValueError(
+            f"{bad} of {logs.size} log weights are NaN or infinite: log_joint or the log density "
+            "is not finite at those draws."
+        )
+    largest = logs.max(axis=0)
+    empty = int(np.sum(np.isneginf(largest)))
+    if empty:
+        raise ValueError(
+            f"log_joint is -inf at all {len(logs)} draws, in {empty} of {logs.shape[1]} "
+            "components: the draws miss the posterior; take another proposal."
+        )
+    weights = np.exp(logs - largest)
+    means = weights.mean(axis=0)
+    relative = weights / means
+    error = (relative - 1).sum(axis=1).std(ddof=1) / math.sqrt(len(logs))
+    sizes = len(logs) / np.mean(relative**2, axis=0)
+    worst = int(np.argmin(sizes))
+    return LogEvidence(
+        float((largest + np.log(means)).sum()),
+        float(error),
+        float(sizes[worst]),
+        psis_khat(np.maximum(logs[:, worst], largest[worst] - 700)),  # zero weights are no tail
+        logs.shape[1],
+    )
 
 
 def psis_khat(log_weights: Array) -> float:

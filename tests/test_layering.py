@@ -10,7 +10,8 @@ ROOT = Path(__file__).parents[1]
 RANKS = {
     0: ("supports", "factors", "dependence"),  # and modules named _*
     1: ("guides", "objectives", "baselines"),
-    2: ("problem", "sampling"),  # binds a log_joint, a guide and an objective; draws its noise
+    # binds a log_joint, a guide and an objective; draws its noise; anneals its log_joint
+    2: ("problem", "sampling", "tempering"),
     3: ("estimators",),
     4: ("diagnostics",),  # estimates with their errors: a result reports them
     5: ("infer",),

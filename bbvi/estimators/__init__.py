@@ -22,10 +22,12 @@ from bbvi.estimators.rein_max import ReinMax
 from bbvi.estimators.relax import Relax
 from bbvi.estimators.reparameterization import Reparameterization
 from bbvi.estimators.reweighted_wake_sleep import ReweightedWakeSleep
+from bbvi.estimators.rodeo import Rodeo
 from bbvi.estimators.score_function import ScoreFunction
 from bbvi.estimators.stick_breaking import StickBreaking
 from bbvi.estimators.straight_through import StraightThrough
 from bbvi.estimators.taylor import TaylorControlVariate
+from bbvi.estimators.unordered_set import UnorderedSet
 from bbvi.estimators.var_grad import VarGrad
 from bbvi.estimators.vimco import Vimco
 
@@ -55,11 +57,13 @@ __all__ = [
     "Relax",
     "Reparameterization",
     "ReweightedWakeSleep",
+    "Rodeo",
     "ScoreFunction",
     "StickBreaking",
     "StraightThrough",
     "SurrogateEstimator",
     "TaylorControlVariate",
+    "UnorderedSet",
     "VarGrad",
     "Vimco",
     "default_estimator",

@@ -19,7 +19,8 @@ class Estimate(NamedTuple):
     Attributes:
       loss: the objective's value (never the surrogate's), a scalar.
       grads: gradient of the loss, with the structure of ``Params``.
-      log_weights: ``[S]`` log p - log q of the draws (with a closed-form entropy, its stand-in).
+      log_weights: log p - log q of the draws (with a closed-form entropy, its stand-in), ``[S]``,
+        or ``[S, C]`` where each component of the model has its own.
 
     Example:
       >>> import bbvi, jax
@@ -174,7 +175,7 @@ class SurrogateEstimator(Estimator):
     def surrogate(
         self, noise: PyTree, problem: Problem, params: Params, x: Data, state: PyTree
     ) -> tuple[Array, tuple[Array, PyTree]]:
-        """``(scalar whose gradient is the estimate, (log_weights [S], next state))``."""
+        """``(scalar whose gradient is the estimate, (log_weights, next state))``."""
 
     def estimate(
         self, noise: PyTree, problem: Problem, params: Params, x: Data, state: PyTree
@@ -201,7 +202,7 @@ def check_elbo(estimator: Any, problem: Problem) -> None:
     if not problem.objective.is_mean:
         raise ValueError(
             f"{type(estimator).__name__} estimates the gradient of bbvi.Elbo() only, got "
-            f"{problem.objective!r}; use Reparameterization for it."
+            f"{problem.objective!r}; leave estimator unset for one that suits it."
         )
 
 

@@ -30,7 +30,7 @@ MAX_STATES = 1 << 16
 BATCH = 256
 
 
-class _States(NamedTuple):
+class JointStates(NamedTuple):
     """The joint values of the chosen sites, all components side by side.
 
     Attributes:
@@ -124,7 +124,11 @@ class Enumeration(DiscreteEstimator):
                 f"Enumeration draws sites {others}, whose leave-one-out baseline needs "
                 f"num_samples >= 2, got {self.num_samples}."
             )
-        joint_states(model, chosen)
+        self._states(model, chosen)
+
+    def _states(self, model: DiscreteModel, chosen: list[str]) -> JointStates:
+        advice = "name fewer sites, or use LocalExpectation, which sums over one entry at a time,"
+        return joint_states("Enumeration", model, chosen, MAX_STATES, advice)
 
     def _divide(self, model: DiscreteModel) -> tuple[list[str], list[str]]:
         names = [site.name for site in model.sites]
@@ -135,7 +139,7 @@ class Enumeration(DiscreteEstimator):
         self, noise: PyTree, model: DiscreteModel, logits: BySite, state: PyTree
     ) -> tuple[LogitGradient, PyTree]:
         chosen, others = self._divide(model)
-        states = joint_states(model, chosen)
+        states = self._states(model, chosen)
         draws = draw_indices(logits, {name: noise[name] for name in others})
         num_draws = self.num_samples if others else 1
         num_states, batch = states.num_states, min(BATCH, states.num_states)
@@ -147,7 +151,8 @@ class Enumeration(DiscreteEstimator):
 
             @jax.checkpoint
             def over_batch(total: Array, number: Array) -> tuple[Array, None]:
-                indices = state_indices(states, number, inner)
+                every = jnp.broadcast_to(number[:, None], (batch, len(states.counts)))
+                indices = state_indices(states, model, every, inner)
                 log_q = model.total(log_probs(inner, indices))  # [batch, C]
                 q = jnp.where(number[:, None] < states.counts[None], jnp.exp(log_q), 0)
 
@@ -181,11 +186,20 @@ class Enumeration(DiscreteEstimator):
         return LogitGradient(ascent, values, model_grads[0] if model.args else None), state
 
 
-def joint_states(model: DiscreteModel, chosen: list[str]) -> _States:
+def joint_states(
+    name: str, model: DiscreteModel, chosen: list[str], most: int, advice: str
+) -> JointStates:
     """How the joint values of the chosen sites are numbered, component by component.
 
+    Args:
+      name: the estimator's.
+      model: what falls into components.
+      chosen: names of sites.
+      most: joint values that a component may have.
+      advice: what else to do where there are more, before ScoreFunction.
+
     Raises:
-      ValueError: there are too many.
+      ValueError: there are more.
     """
     num_components = 1 if model.components is None else model.components.num_components
     labels, log_counts = {}, np.zeros(num_components)
@@ -198,28 +212,28 @@ def joint_states(model: DiscreteModel, chosen: list[str]) -> _States:
             sizes = np.bincount(labels[site.name].ravel(), minlength=num_components)
             log_counts += sizes * math.log(num_values[site.name])
     largest = log_counts.max()
-    if largest > math.log(MAX_STATES) + 1e-6:
+    if largest > math.log(most) + 1e-6:
         count = f"{math.exp(largest):.0f}" if largest < 30 else f"10^{largest / math.log(10):.0f}"
         raise ValueError(
-            f"Enumeration over {', '.join(map(repr, chosen))} would sum {count} joint values, more "
-            f"than {MAX_STATES}: name fewer sites, or use LocalExpectation, which sums over one "
-            "entry at a time, or ScoreFunction."
+            f"{name} over {', '.join(map(repr, chosen))} would sum {count} joint values, more "
+            f"than {most}: {advice} or ScoreFunction."
         )
     counts = np.ones(num_components, int)
     place = {}
-    for name, of_block in labels.items():
-        place[name] = np.empty(of_block.shape, int)
+    for site_name, of_block in labels.items():
+        place[site_name] = np.empty(of_block.shape, int)
         for block in np.ndindex(of_block.shape):
-            place[name][block] = counts[of_block[block]]
-            counts[of_block[block]] *= num_values[name]
-    return _States(place, counts)
+            place[site_name][block] = counts[of_block[block]]
+            counts[of_block[block]] *= num_values[site_name]
+    return JointStates(place, counts)
 
 
-def state_indices(states: _States, number: Array, logits: BySite) -> BySite:
-    """Indices ``{site: [M, *blocks]}`` of the joint values with these numbers ``[M]``."""
-    found = {}
+def state_indices(
+    states: JointStates, model: DiscreteModel, number: Array, logits: BySite
+) -> BySite:
+    """Indices ``{site: [M, *blocks]}`` of joint values, numbered in each component: ``[M, C]``."""
+    by_block, found = model.spread(number), {}
     for name, place in states.place.items():
         num_values = 2 if logits[name].ndim == place.ndim else logits[name].shape[-1]
-        at = number.reshape(-1, *[1] * place.ndim) // place[None]
-        found[name] = (at % num_values).astype(jnp.int32)
+        found[name] = (by_block[name] // place[None] % num_values).astype(jnp.int32)
     return found

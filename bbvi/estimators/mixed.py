@@ -112,7 +112,7 @@ class Mixed(Estimator):
 
     @property
     def is_biased(self) -> bool:  # type: ignore[override]
-        return type(self.discrete).is_biased
+        return self.discrete.is_biased
 
     @property
     def cost(self) -> Cost:

@@ -31,7 +31,9 @@ class Ovis(BiasedEstimator, SurrogateEstimator):
 
     With :math:`\gamma = 0` the baseline :math:`c_k` does not depend on :math:`z_k`: unbiased. The
     factor of the score is then :math:`-\log(1 - \tilde w_k) - \tilde w_k \approx \tilde w_k^2 / 2`,
-    so small that the signal-to-noise ratio GROWS with K, where that of ``Vimco`` falls.
+    so small that the signal-to-noise ratio GROWS like :math:`\sqrt K`, where that of ``Vimco``
+    falls, as long as the weights have the moments for it: where the guide is as wide as the
+    posterior. With two or three draws ``Vimco`` can be the better.
 
     With :math:`\gamma > 0` it is biased in :math:`\phi`, and ``is_biased`` says so: it adds, up to
     a term of mean zero, :math:`-\gamma \sum_k \tilde w_k \nabla_\phi \log q(z_k)`, the gradient

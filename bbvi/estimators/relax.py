@@ -137,6 +137,8 @@ class Relax(DiscreteEstimator):
         inputs = jnp.zeros(2 * component_entries(model).shape[1])
         # The estimator has no key of its own; from which parameters it starts matters little.
         params = self._network.init(jax.random.key(0), inputs)
+        # Weakly typed ones would compile the loop twice.
+        params = jax.tree.map(lambda leaf: jnp.asarray(leaf, jnp.result_type(leaf)), params)
         check_output(jax.eval_shape(self._network.apply, params, inputs), inputs)
         return RelaxState(
             RebarState.init(model, self.temperature),

@@ -66,11 +66,11 @@ class Reparameterization(SurrogateEstimator):
         ``ScrambledSobol()`` (S a power of two). The last two cost no more, usually have far less
         variance, and need the ELBO and sites whose noise is a function of uniforms.
       prior: function of what ``log_joint`` is a function of, ``(x, z) -> {site: distribution of
-        distrax}``, ``(x, z, theta)`` with learned parameters. The entropy of a site is then replaced
-        by minus :math:`\log p_i(z_i) + KL(q_i \| p_i)`, the divergence in closed form: with the
-        priors that are in ``log_joint`` this leaves the reconstruction term minus divergences, and
-        no noise from the priors. With any others it is as unbiased, and no use. A prior may depend
-        on other sites (hyperparameters); sites that are left out keep their entropy.
+        distrax}``, or ``(x, z, theta)``. The entropy of such a site is replaced by minus
+        :math:`\log p_i(z_i) + KL(q_i \| p_i)`, the divergence in closed form. With the priors that
+        are in ``log_joint`` this leaves the reconstruction term minus divergences, without noise
+        from priors; with any others it is as unbiased, and of no use. A prior may depend on other
+        sites; sites that are left out keep their entropy.
 
     Raises:
       ValueError: a site is not reparameterizable, ``log_joint`` is not differentiable, or the
@@ -117,7 +117,9 @@ class Reparameterization(SurrogateEstimator):
             )
         self.sampling.check_num_samples(self.num_samples)
         if self.prior is not None and not callable(self.prior):
-            raise TypeError(f"prior must be a function (x, z) -> {{site: ...}}, got {self.prior!r}.")
+            raise TypeError(
+                f"prior must be a function (x, z) -> {{site: ...}}, got {self.prior!r}."
+            )
         if self.prior is not None and self.entropy not in (None, "closed_form"):
             raise ValueError(
                 f"prior replaces entropies in closed form, got entropy={self.entropy!r}: leave out "

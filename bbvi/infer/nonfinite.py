@@ -22,10 +22,7 @@ def _replay(
 ) -> tuple[Estimate, PyTree, Array, Array]:
     """The failing step again: its estimate, fresh draws ``[64, ...]``, log p and log q there."""
     noise = algorithm.draw(state, state.step, x)
-    estimator = algorithm.resolve(state.params, x)
-    estimate, _ = estimator.estimate(
-        noise, algorithm.problem, state.params, x, state.estimator_state
-    )
+    estimate, _ = algorithm.estimate(state, x, noise)
     problem, params = algorithm.problem, state.params
     z = problem.sample(problem.base_noise(jax.random.fold_in(state.key, state.step), 64), params, x)
     return estimate, z, problem.log_p(params, x, z), problem.log_q(params, x, z)

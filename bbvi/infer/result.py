@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -14,8 +13,10 @@ from jax import Array
 
 from bbvi._tree import named_leaves
 from bbvi._types import Data, Key, Latents, Params, PyTree, check_key
-from bbvi.diagnostics import MonteCarlo, monte_carlo_mean, psis_khat
+from bbvi.diagnostics import LogEvidence, MonteCarlo, log_evidence, monte_carlo_mean, psis_khat
 from bbvi.estimators import Estimator
+from bbvi.guides.base import Guide
+from bbvi.infer.draws import component_log_weights, draw, log_prob, log_weights, with_proposal
 from bbvi.infer.step import FitState
 from bbvi.infer.stopping import Trend
 from bbvi.problem import Problem
@@ -63,46 +64,7 @@ class Restarts(NamedTuple):
     states: FitState
 
 
-# Draws are made at most this many at a time, to bound the memory of a large request.
-DRAW_BATCH = 256
 VERDICT_DRAWS = 4096  # with 1000 draws the k-hat of too narrow a guide often passes for a good one
-
-
-def _over_keys(function: Callable[[Key], PyTree], key: Key, num_samples: int) -> PyTree:
-    """``function`` of ``num_samples`` keys: batches one after another, the last cut to length."""
-    if num_samples <= DRAW_BATCH:
-        return jax.vmap(function)(jax.random.split(key, num_samples))
-    num_batches = -(-num_samples // DRAW_BATCH)
-    keys = jax.random.split(key, (num_batches, DRAW_BATCH))
-    batches = jax.lax.map(jax.vmap(function), keys)
-    return jax.tree.map(lambda leaf: leaf.reshape(-1, *leaf.shape[2:])[:num_samples], batches)
-
-
-@functools.partial(jax.jit, static_argnames=("problem", "num_samples"))
-def _draw(problem: Problem, key: Key, params: Params, x: Data, num_samples: int) -> Latents:
-    """Draws ``[S, ...]``."""
-
-    def one(key: Key) -> Latents:
-        return problem.guide.sample(problem.guide.base_noise(key), params.guide, x)
-
-    return _over_keys(one, key, num_samples)
-
-
-@functools.partial(jax.jit, static_argnames=("problem", "num_samples"))
-def _log_weights(problem: Problem, key: Key, params: Params, x: Data, num_samples: int) -> Array:
-    """Log weights ``[S]`` at fresh draws."""
-
-    def one(key: Key) -> Array:
-        noise = problem.guide.base_noise(key)
-        z, log_q = problem.guide.sample_and_log_prob(noise, params.guide, x)
-        return problem.log_joint(x, z, *problem.model_args(params)) - log_q
-
-    return _over_keys(one, key, num_samples)
-
-
-@functools.partial(jax.jit, static_argnames=("problem",))
-def _log_prob(problem: Problem, params: Params, x: Data, z: Latents) -> Array:
-    return problem.guide.log_prob(params.guide, x, z)
 
 
 @dataclasses.dataclass(frozen=True, repr=False)
@@ -162,16 +124,16 @@ class FitResult:
           A pytree like the latents, every leaf with a leading axis S.
         """
         key, num_samples = check_key(key), _positive(num_samples)
-        return _draw(self.problem, key, self.params, self.x, num_samples)
+        return draw(self.problem, key, self.params, self.x, num_samples)
 
     def log_prob(self, z: Latents) -> Array:
         """Log density of ONE value of the latents under the approximate posterior, a scalar."""
-        return _log_prob(self.problem, self.params, self.x, jax.tree.map(jnp.asarray, z))
+        return log_prob(self.problem, self.params, self.x, jax.tree.map(jnp.asarray, z))
 
     def log_weights(self, key: Key, num_samples: int) -> Array:
         """``log p(x, z) - log q(z)`` at fresh draws, ``[S]``."""
         key, num_samples = check_key(key), _positive(num_samples)
-        return _log_weights(self.problem, key, self.params, self.x, num_samples)
+        return log_weights(self.problem, key, self.params, self.x, num_samples)
 
     def elbo(self, key: Key, num_samples: int = 1000) -> MonteCarlo:
         """The evidence lower bound at fresh draws, with its Monte Carlo standard error.
@@ -184,6 +146,53 @@ class FitResult:
           ``value`` and ``standard_error``, in nats.
         """
         return monte_carlo_mean(self.log_weights(key, num_samples))
+
+    def log_evidence(
+        self,
+        key: Key,
+        num_samples: int = 10_000,
+        *,
+        proposal: tuple[Guide, PyTree] | None = None,
+    ) -> LogEvidence:
+        """The log evidence log p(x) by importance sampling from the guide.
+
+        The ELBO is below it by the guide's divergence from the posterior, which the weights make
+        up for. Where the model falls into components that share no term, such as a batch of data
+        with latents of their own, each has its own weights; see ``bbvi.diagnostics.log_evidence``.
+
+        Args:
+          key: typed key.
+          num_samples: S, at least 100. Memory is that of S weights for each component.
+          proposal: another guide over the same latents and its parameters, to draw from instead of
+            the fitted one. With the prior written as a guide the estimate is the naive average of
+            the likelihood.
+
+        Returns:
+          ``value`` and ``standard_error`` in nats, ``effective_sample_size``, ``khat`` and
+          ``num_components``.
+
+        Raises:
+          ValueError: too few draws; weights that are not finite; a proposal whose latents are not
+            those of the model.
+          TypeError: ``proposal`` is not a guide with its parameters.
+
+        Example:
+          >>> import bbvi, jax
+          >>> from jax.scipy.stats import norm
+          >>> def log_joint(x, z):  # x is N(0, 2) in all
+          ...     return norm.logpdf(z["mu"]) + norm.logpdf(x, z["mu"])
+          >>> guide = bbvi.MeanField({"mu": bbvi.Normal()})
+          >>> result = bbvi.fit(log_joint, guide, 1.5, progress=False)
+          >>> evidence = result.log_evidence(jax.random.key(1))
+          >>> exact = float(norm.logpdf(1.5, 0.0, 2**0.5))
+          >>> abs(evidence.value - exact) < 5 * evidence.standard_error + 1e-3
+          True
+        """
+        problem, params = self.problem, self.params
+        if proposal is not None:
+            problem, params = with_proposal(problem, params, self.x, proposal)
+        key, num_samples = check_key(key), _positive(num_samples)
+        return log_evidence(component_log_weights(problem, key, params, self.x, num_samples))
 
     def summary(self, key: Key | None = None, num_samples: int = 4000) -> dict[str, Any]:
         """Posterior mean, standard deviation and 5%, 50%, 95% quantiles of every scalar.

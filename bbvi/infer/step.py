@@ -16,10 +16,11 @@ from jax import Array
 from bbvi._optimizers import Optimizer, default_optimizer
 from bbvi._tree import named_leaves
 from bbvi._types import Data, Key, LogJoint, Params, PyTree, check_key
-from bbvi.estimators import Estimator, PerSite, default_estimator
+from bbvi.estimators import Estimate, Estimator, PerSite, default_estimator
 from bbvi.guides.base import Guide
 from bbvi.objectives import Elbo, Objective
 from bbvi.problem import Problem, check_problem
+from bbvi.tempering import Tempered, tempered
 
 NonFinite = Literal["raise", "skip", "stop"]
 
@@ -117,11 +118,23 @@ class Algorithm:
         """Randomness of step number ``step``."""
         return self.resolve(state.params, x).draw(jax.random.fold_in(state.key, step), self.problem)
 
+    def estimate(self, state: FitState, x: Data, noise: PyTree) -> tuple[Estimate, PyTree]:
+        """The step's gradient, and the estimator's next state."""
+        estimator, problem, params = self.resolve(state.params, x), self.problem, state.params
+        objective = problem.objective
+        if not isinstance(objective, Tempered):
+            return estimator.estimate(noise, problem, params, x, state.estimator_state)
+        # The power is handed on as a parameter of the model, whose gradient is dropped.
+        beta = jnp.asarray(objective.schedule(state.step), state.rate.dtype)
+        problem = dataclasses.replace(problem, log_joint=tempered(problem.log_joint))
+        params = params._replace(model=(params.model, beta))
+        found, next_state = estimator.estimate(noise, problem, params, x, state.estimator_state)
+        grads = found.grads._replace(model=found.grads.model[0])
+        return found._replace(grads=grads), next_state
+
     def step(self, state: FitState, x: Data, noise: PyTree) -> tuple[FitState, StepInfo]:
         """One step with given randomness, whatever its loss and gradient are."""
-        estimate, estimator_state = self.resolve(state.params, x).estimate(
-            noise, self.problem, state.params, x, state.estimator_state
-        )
+        estimate, estimator_state = self.estimate(state, x, noise)
         updates, opt_state = self.optimizer.transformation.update(
             estimate.grads, state.opt_state, state.params, value=estimate.loss
         )

@@ -145,15 +145,18 @@ def check_steps(estimator, problem, params, x=None):
         made, state = estimator.estimate(noise, problem, params, x, state)
         return made.grads, state
 
-    keys = jax.random.split(jax.random.key(3), 2)
-    noise = jax.vmap(lambda key: estimator.draw(key, problem))(keys)
+    def draws():  # afresh: noise may be keys, which are not to be used twice
+        keys = jax.random.split(jax.random.key(3), 2)
+        return jax.vmap(lambda key: estimator.draw(key, problem))(keys)
+
+    one, two = (jax.tree.map(lambda leaf, i=i: leaf[i], draws()) for i in range(2))
     start = estimator.init(problem, params, x)
-    first, state = step(jax.tree.map(lambda leaf: leaf[0], noise), start)
-    step(jax.tree.map(lambda leaf: leaf[1], noise), state)
+    first, state = step(one, start)
+    step(two, state)
     assert len(traces) == 1
     together = jax.jit(
         jax.vmap(lambda n: estimator.estimate(n, problem, params, x, start)[0].grads)
-    )(noise)
+    )(draws())
     np.testing.assert_allclose(
         ravel_pytree(jax.tree.map(lambda leaf: leaf[0], together))[0],
         ravel_pytree(first)[0],
@@ -164,15 +167,16 @@ def check_steps(estimator, problem, params, x=None):
 
 def check_precision(estimator, problem, params, x=None):
     """Raise unless gradients have the dtype of the parameters, and float32 agrees with float64."""
-    noise = estimator.draw(jax.random.key(4), problem)
-    single = estimate(estimator, problem, params, noise, x).grads
-    with jax.enable_x64(True):
+    found = []
+    for dtype in (jnp.float32, jnp.float64):
+        with jax.enable_x64(dtype == jnp.float64):
 
-        def double(tree):
-            return jax.tree.map(lambda leaf: jnp.asarray(np.asarray(leaf, np.float64)), tree)
+            def cast(tree, dtype=dtype):
+                return jax.tree.map(lambda leaf: jnp.asarray(np.asarray(leaf), dtype), tree)
 
-        exact = estimate(estimator, problem, double(params), double(noise), x).grads
-        assert {leaf.dtype for leaf in jax.tree.leaves(exact)} == {jnp.dtype("float64")}
-        exact = np.asarray(ravel_pytree(exact)[0])
-    assert {leaf.dtype for leaf in jax.tree.leaves(single)} == {jnp.dtype("float32")}
-    np.testing.assert_allclose(ravel_pytree(single)[0], exact, rtol=1e-4, atol=1e-5)
+            if not found:  # the same noise for both
+                noise = jax.tree.map(np.asarray, estimator.draw(jax.random.key(4), problem))
+            grads = estimate(estimator, problem, cast(params), cast(noise), cast(x)).grads
+            assert {leaf.dtype for leaf in jax.tree.leaves(grads)} == {jnp.dtype(dtype)}
+            found.append(np.asarray(ravel_pytree(grads)[0]))
+    np.testing.assert_allclose(*found, rtol=1e-4, atol=1e-5)

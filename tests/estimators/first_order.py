@@ -102,39 +102,49 @@ def uniform_quadrature(estimator, problem, params, x):
     return rules, ravel_pytree(noise)[1]
 
 
-def adapt(estimator, problem, params, x=None, steps=1000):
+def adapt(estimator, problem, params, x=None, steps=1000, key=None):
     """The state after so many steps at one point."""
 
     def step(state, key):
         noise = estimator.draw(key, problem)
         return estimator.estimate(noise, problem, params, x, state)[1], None
 
-    keys = jax.random.split(jax.random.key(1), steps)
+    keys = jax.random.split(jax.random.key(1) if key is None else key, steps)
     return jax.lax.scan(step, estimator.init(problem, params, x), keys)[0]
 
 
 def gradients_at(estimator, problem, params, state, replicates, x=None):
     """Replicates ``[R, P]`` from a given state."""
 
-    def one(key):
+    def one(key, state):
         noise = estimator.draw(key, problem)
         return ravel_pytree(estimator.estimate(noise, problem, params, x, state)[0].grads)[0]
 
-    run = jax.jit(lambda keys: jax.lax.map(one, keys, batch_size=1000))
-    return run(jax.random.split(jax.random.key(1), replicates))
+    def run(keys, state):
+        return jax.lax.map(lambda key: one(key, state), keys, batch_size=1000)
+
+    return jax.jit(run)(jax.random.split(jax.random.key(1), replicates), state)
 
 
 def check_learned(estimator, problem, params, *, is_full_worse):
-    """Raise unless the learned coefficient is as good as the better of 0 and -1, the full one."""
+    """Raise unless what is learned is as good as the better of coefficients 0 and -1, the full one.
+
+    On average over 32 fits that stay at one point; variances are quadratic in the coefficient.
+    """
 
     def variance(alpha):
         moments = exact_moments(estimator, uniform_quadrature, problem, params, alpha=alpha)
         return moments[1][:3].sum()  # of the logits, not of theta
 
-    (coefficient,) = adapt(estimator, problem, params).values()
-    learned = variance(float(coefficient.value(-1.0)))
-    none, full = variance(0.0), variance(-1.0)
-    assert learned <= 1.03 * min(none, full)
+    def learned(key):
+        (coefficient,) = adapt(estimator, problem, params, key=key).values()
+        return coefficient.value(-1.0)
+
+    keys = jax.random.split(jax.random.key(2), 32)
+    alphas = jax.jit(lambda keys: jax.lax.map(learned, keys))(keys)
+    full, none, opposite = (variance(alpha) for alpha in (-1.0, 0.0, 1.0))
+    parabola = np.polyfit([-1.0, 0.0, 1.0], [full, none, opposite], 2)
+    assert np.polyval(parabola, np.asarray(alphas)).mean() <= 1.03 * min(none, full)
     assert (full > 1.04 * none) if is_full_worse else (full < none / 1.1)
 
 
@@ -207,14 +217,8 @@ def signal_at(problem, params):
     return jax.value_and_grad(f)
 
 
-def check_hard_statistics(moments, problem, params):
-    """Raise unless loss and gradient of learned parameters are, in the mean, those of the bound."""
-    loss, model_grads = moments
+def exact_loss(problem, params):
+    """Minus the ELBO, by enumeration."""
     z = enumerate_draws(problem, params)
     log_q = problem.log_q(params, None, z)
-    exact = -jnp.sum(jnp.exp(log_q) * (problem.log_p(params, None, z) - log_q))
-    np.testing.assert_allclose(loss, exact, rtol=1e-9)
-    num_model = len(model_grads)
-    np.testing.assert_allclose(
-        model_grads, exact_gradient(problem, params)[-num_model:], rtol=0, atol=1e-9
-    )
+    return -jnp.sum(jnp.exp(log_q) * (problem.log_p(params, None, z) - log_q))

@@ -1,11 +1,8 @@
 """Targets and quadrature for estimators that relax discrete draws."""
 
-import itertools
-
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.flatten_util import ravel_pytree
 
 import bbvi
 from bbvi.estimators.coefficient import Coefficient
@@ -24,7 +21,7 @@ def pair_problem():
     params = guide.init(jax.random.key(0), None)._replace(
         families={"b": {"logits": jnp.array([0.4, -0.6])}}
     )
-    return bbvi.Problem(log_joint, guide), bbvi.Params(params, jnp.array([0.7, -0.4]))
+    return bbvi.Problem(log_joint, guide), bbvi.Params(params, jnp.array([0.7, -0.4])), None
 
 
 def two_data_problem():
@@ -56,20 +53,7 @@ def one_hot_problem(num_categories=3):
     guide = problem.guide.init(jax.random.key(0), None)
     logits = jnp.sin(jnp.arange(2.0 * k)).reshape(2, k)
     params = bbvi.Params(guide._replace(families={"c": {"logits": logits}}), jnp.arange(k) / 2.0)
-    return problem, params
-
-
-def one_hot_gradient(problem, params):
-    """Exact gradient of the loss of ``one_hot_problem``, by enumeration."""
-    (site,) = problem.guide.sites()
-    grid = jnp.array(list(itertools.product(range(site.num_values), repeat=site.shape[0])))
-    z = {"c": jax.nn.one_hot(grid, site.num_values)}
-
-    def loss(params):
-        log_q = problem.log_q(params, None, z)
-        return -jnp.sum(jnp.exp(log_q) * (problem.log_p(params, None, z) - log_q))
-
-    return ravel_pytree(jax.grad(loss)(params))[0]
+    return problem, params, None
 
 
 def linear_problem():
@@ -101,6 +85,11 @@ def exact_moments(estimator, problem, params, x, state, num_nodes):
         return estimator.estimate(noise, problem, params, x, state)[0].grads
 
     return tensor_moments(gradient, rules)
+
+
+def one_step(estimator, problem, params, x=None):
+    """``(noise, state) -> (estimate, next state)``, compiled."""
+    return jax.jit(lambda noise, state: estimator.estimate(noise, problem, params, x, state))
 
 
 def last_state(estimator, problem, params, steps, x=None):

@@ -159,7 +159,7 @@ def test_learned_coefficient(curvature, is_full_worse):
 def test_steps():
     for problem in (batch_problem(), nested_problem(), one_hot_problem()):
         check_steps(bbvi.DoubleCv(2), *problem)
-    check_precision(bbvi.DoubleCv(3), *batch_problem())
+    check_precision(bbvi.DoubleCv(3), batch_problem)
 
 
 def test_extreme_logits(key):

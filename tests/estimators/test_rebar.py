@@ -15,6 +15,7 @@ from bbvi.testing import (
     exact_bernoulli_gradient,
     replicate_gradients,
 )
+from tests.estimators.categoricals import exact_gradient
 from tests.estimators.coupled import check_precision, check_steps, nested_problem
 from tests.estimators.oracles import bernoulli_signal_problem, enumerated_gradient
 from tests.estimators.relaxed import (
@@ -22,8 +23,8 @@ from tests.estimators.relaxed import (
     exact_moments,
     last_state,
     linear_problem,
-    one_hot_gradient,
     one_hot_problem,
+    one_step,
     pair_problem,
     two_data_problem,
 )
@@ -41,7 +42,7 @@ def state_at(estimator, problem, params, x, coefficient):
 
 @pytest.mark.parametrize("make", [pair_problem, two_data_problem])
 def test_mean_is_the_enumerated_gradient(x64, make):
-    problem, params, x = (*make(), None)[:3]
+    problem, params, x = make()
     ESTIMATOR.validate(problem, params, x)
     state = state_at(ESTIMATOR, problem, params, x, 0.7)
     mean, _ = exact_moments(ESTIMATOR, problem, params, x, state, num_nodes=14)
@@ -62,7 +63,7 @@ def test_mean_with_the_baseline_of_the_other_draw(x64, temperature):
 
 def test_mean_for_categoricals():
     """Two coupled sets of one-hot vectors, with conditional Gumbels and a large coefficient."""
-    problem, params = one_hot_problem()
+    problem, params, _ = one_hot_problem()
     estimator = bbvi.Rebar(8, temperature=1.0)
     estimator.validate(problem, params, None)
     state = state_at(estimator, problem, params, None, 1.5)
@@ -73,7 +74,7 @@ def test_mean_for_categoricals():
 
     keys = jax.random.split(jax.random.key(1), 40_000)
     gradients = jax.jit(lambda: jax.lax.map(one, keys, batch_size=1000))()
-    check_mean(gradients, one_hot_gradient(problem, params), power=0.03)
+    check_mean(gradients, exact_gradient(problem, params), power=0.03)
 
 
 def test_three_coupled_bernoullis():
@@ -123,7 +124,7 @@ def test_no_noise_at_the_posterior(x64, key):
     estimator = bbvi.Rebar(3)
     state = state_at(estimator, problem, params, None, 1.0)
     noise = estimator.draw(key, problem)
-    grads = estimator.estimate(noise, problem, params, None, state)[0].grads
+    grads = one_step(estimator, problem, params)(noise, state)[0].grads
     np.testing.assert_allclose(ravel_pytree(grads)[0], 0, atol=1e-14)
 
 
@@ -132,7 +133,7 @@ def test_no_noise_at_the_posterior(x64, key):
 
 def test_temperature_follows_the_squared_estimate(x64, key):
     """The first moment of Adam is a tenth of the gradient: here against finite differences."""
-    problem, params = pair_problem()
+    problem, params, _ = pair_problem()
     estimator = bbvi.Rebar(2)
     noise = estimator.draw(key, problem)
     start = state_at(estimator, problem, params, None, 0.8)
@@ -143,9 +144,10 @@ def test_temperature_follows_the_squared_estimate(x64, key):
         return 0.5 * jnp.sum(estimate.grads.guide.families["b"]["logits"] ** 2)
 
     h, at = 1e-5, start.log_temperature
-    wanted = (half_square(at + h) - half_square(at - h)) / (2 * h)
+    up, down = jax.jit(jax.vmap(half_square))(at + jnp.array([h, -h]))
+    wanted = (up - down) / (2 * h)
     assert abs(wanted) > 1e-3
-    _, state = estimator.estimate(noise, problem, params, None, start)
+    _, state = one_step(estimator, problem, params)(noise, start)
     moment = optax.tree_utils.tree_get(state.opt_state, "mu")
     np.testing.assert_allclose(10 * moment, wanted, rtol=1e-6)
     np.testing.assert_allclose(state.log_temperature - at, -0.01 * jnp.sign(wanted), rtol=1e-6)
@@ -153,11 +155,11 @@ def test_temperature_follows_the_squared_estimate(x64, key):
 
 def test_first_step_is_the_score_function_gradient(x64, key):
     """Nothing has been learned yet; leave-one-out is the baseline."""
-    problem, params = pair_problem()
+    problem, params, _ = pair_problem()
     estimator = bbvi.Rebar(3)
     noise = estimator.draw(key, problem)
     state = estimator.init(problem, params, None)
-    grads = estimator.estimate(noise, problem, params, None, state)[0].grads
+    grads = one_step(estimator, problem, params)(noise, state)[0].grads
     b = 1.0 * (noise["b"][0] > jax.nn.sigmoid(-jnp.array([0.4, -0.6]))[None])
     signal = problem.log_p(params, None, {"b": b}) - problem.log_q(params, None, {"b": b})
     score = b - jax.nn.sigmoid(jnp.array([0.4, -0.6]))[None]
@@ -173,8 +175,9 @@ def test_huge_signal_leaves_no_trace(key):
     estimator = bbvi.Rebar(2)
     state = state_at(estimator, problem, params, 1.0, 0.5)
     noise = estimator.draw(key, problem)
-    estimate, after = estimator.estimate(noise, problem, params, jnp.asarray(1e25), state)
-    assert 1e22 < jnp.abs(estimate.grads.guide.families["b"]["logits"]).max() < 1e27
+    huge = jnp.finfo(noise["b"].dtype).max ** 0.65
+    estimate, after = one_step(estimator, problem, params, huge)(noise, state)
+    assert 1e-3 < jnp.abs(estimate.grads.guide.families["b"]["logits"] / huge).max() < 100
     chex.assert_trees_all_equal(after, state)
 
 
@@ -183,13 +186,12 @@ def test_huge_signal_leaves_no_trace(key):
 
 def test_two_steps_are_one_trace():
     check_steps(ESTIMATOR, *nested_problem())
-    check_steps(bbvi.Rebar(2), *two_data_problem())
     check_steps(bbvi.Rebar(2), *one_hot_problem())
 
 
-@pytest.mark.parametrize("make", [nested_problem, two_data_problem, one_hot_problem])
+@pytest.mark.parametrize("make", [two_data_problem, one_hot_problem])
 def test_precision(make):
-    check_precision(bbvi.Rebar(2), *make())
+    check_precision(bbvi.Rebar(2), make)
 
 
 def test_bernoulli_is_a_one_hot_of_two(key):
@@ -236,7 +238,7 @@ def test_refused(log_joint, family, message):
 
 
 def test_only_the_elbo():
-    problem, params = pair_problem()
+    problem, params, _ = pair_problem()
     problem = bbvi.Problem(problem.log_joint, problem.guide, bbvi.Iwae(2))
     with pytest.raises(ValueError, match="Elbo"):
         bbvi.Rebar(2).validate(problem, params, None)

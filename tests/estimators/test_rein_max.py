@@ -107,7 +107,7 @@ def test_expected_value_for_bernoullis():
 def test_steps():
     for problem in (batch_problem(), nested_problem(), one_hot_problem()):
         check_steps(bbvi.ReinMax(1), *problem)
-    check_precision(bbvi.ReinMax(3), *batch_problem())
+    check_precision(bbvi.ReinMax(3), batch_problem)
 
 
 def test_it_says_that_it_is_biased():

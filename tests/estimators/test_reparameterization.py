@@ -85,7 +85,10 @@ def test_iwae_of_one_is_the_elbo(num_samples):
         estimator.validate(problem, params, None)
         noise = problem.base_noise(jax.random.key(0), num_samples)
         estimates.append(estimate(estimator, problem, params, noise))
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5), *estimates)
+    elbo, iwae = estimates
+    assert iwae.log_weights.shape == (num_samples, 1)  # one component
+    for got, wanted in zip(jax.tree.leaves(iwae), jax.tree.leaves(elbo), strict=True):
+        np.testing.assert_allclose(got.ravel(), wanted.ravel(), rtol=1e-5)
 
 
 # Means.
@@ -476,6 +479,12 @@ def test_entropies_refused_with_iwae(entropy, message):
     problem, params = gaussian_problem(objective=bbvi.Iwae(2))
     with pytest.raises(ValueError, match=message):
         bbvi.Reparameterization(4, entropy).validate(problem, params, None)
+
+
+def test_forward_kl_is_refused():
+    problem, params = gaussian_problem(objective=bbvi.ForwardKl(4))
+    with pytest.raises(ValueError, match=r"Reparameterization would follow .* ReweightedWakeSleep"):
+        bbvi.Reparameterization(4).validate(problem, params, None)
 
 
 def test_closed_form_needs_a_guide_that_has_one():

@@ -38,9 +38,7 @@ def test_mean_is_the_self_normalised_one(problem, num_samples):
         return -probabilities @ jnp.sum(shares * (log_p + log_q), axis=(1, 2))
 
     exact = ravel_pytree(jax.grad(surrogate)(case.params))[0]
-    gradient, _ = case.moments(
-        bbvi.ReweightedWakeSleep(num_samples), bbvi.ForwardKl(num_samples)
-    )
+    gradient, _ = case.moments(bbvi.ReweightedWakeSleep(num_samples), bbvi.ForwardKl(num_samples))
     assert np.abs(exact).max() > 0.1
     np.testing.assert_allclose(gradient, exact, rtol=1e-9, atol=1e-10)
 
@@ -59,9 +57,7 @@ def test_bias_is_one_over_the_draws():
     log_p = np.log([1 - p, p])
     biases = {}
     for size in (5, 10, 20, 40, 80):
-        problem = bbvi.Problem(
-            lambda x, z: jnp.asarray(log_p)[z["b"]], guide, bbvi.ForwardKl(size)
-        )
+        problem = bbvi.Problem(lambda x, z: jnp.asarray(log_p)[z["b"]], guide, bbvi.ForwardKl(size))
         ones = np.arange(size + 1)
         draws = jnp.asarray(ones[:, None] > np.arange(size), jnp.int32)
         log_binomial = np.cumsum(np.log(np.r_[1, (size - ones[:-1]) / ones[1:]]))
@@ -98,7 +94,8 @@ def test_components_are_separate():
 
 
 def test_steps():
-    check_steps(bbvi.ReweightedWakeSleep(4), bbvi.ForwardKl(2))
+    case = coupled()
+    check_steps(bbvi.ReweightedWakeSleep(4), case.make(bbvi.ForwardKl(2)), case.params)
 
 
 CORRELATION = 0.8

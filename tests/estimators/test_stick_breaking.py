@@ -99,27 +99,24 @@ def test_disarm_of_the_sticks_averaged_given_the_pair(num_categories):
         jacobian[k, order[k + 1 :]] = -falling[k + 1 :] / falling[k + 1 :].sum()
 
     estimator, f = bbvi.StickBreaking(2), np.random.default_rng(0).normal(size=num_categories)
-    total, mass = {}, {}
+    logits, total, mass = {"c": jnp.asarray(eta)}, {}, {}
+    couple = jax.jit(lambda u: estimator.couple({"c": u[None]}, logits)["c"])
     rules = [cells(t, 1 - t) for t in theta]
     for cell in itertools.product(*[range(3)] * (num_categories - 1)):
         u = np.array([nodes[i] for (nodes, _), i in zip(rules, cell, strict=True)])
         weight = np.prod([lengths[i] for (_, lengths), i in zip(rules, cell, strict=True)])
         b = np.stack([u < theta, 1 - u < theta])
         pair = tuple(int(order[np.argmax([*row, True])]) for row in b)
-        drawn = estimator.couple({"c": jnp.asarray(u)[None]}, {"c": jnp.asarray(eta)})["c"]
-        assert tuple(drawn.tolist()) == pair
+        assert tuple(couple(u).tolist()) == pair
         sticks = (1.0 * b[0] - b[1]) * np.maximum(theta, 1 - theta)
         gradient = 0.5 * (f[pair[0]] - f[pair[1]]) * sticks @ jacobian
         total[pair] = total.get(pair, 0) + weight * gradient
         mass[pair] = mass.get(pair, 0) + weight
     assert len(total) > num_categories
+    no_noise = {"c": jnp.zeros((1, num_categories - 1))}
+    contract = jax.jit(lambda f, c: estimator.contract({"c": f}, no_noise, {"c": c}, logits)["c"])
     for pair, gradient in total.items():
-        got = estimator.contract(
-            {"c": jnp.asarray(f[list(pair)])},
-            {"c": jnp.zeros((1, num_categories - 1))},
-            {"c": jnp.array(pair)},
-            {"c": jnp.asarray(eta)},
-        )["c"]
+        got = contract(f[list(pair)], np.array(pair))
         np.testing.assert_allclose(got, gradient / mass[pair], atol=1e-12)
 
 

@@ -83,7 +83,7 @@ def test_loss_is_the_bound_at_the_draws(key):
 def test_steps():
     for problem in (batch_problem(), nested_problem(), one_hot_problem()):
         check_steps(bbvi.StraightThrough(1), *problem)
-    check_precision(bbvi.StraightThrough(3), *batch_problem())
+    check_precision(bbvi.StraightThrough(3), batch_problem)
 
 
 def test_it_says_that_it_is_biased():

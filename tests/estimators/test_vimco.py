@@ -104,7 +104,8 @@ def test_components_are_separate(objective):
 
 
 def test_steps():
-    check_steps(bbvi.Vimco(4), bbvi.Iwae(2))
+    case = coupled()
+    check_steps(bbvi.Vimco(4), case.make(bbvi.Iwae(2)), case.params)
 
 
 def test_one_dominant_component_leaves_the_others_signals_alone():
@@ -113,7 +114,7 @@ def test_one_dominant_component_leaves_the_others_signals_alone():
     moved = log_weights.at[:, 1].multiply(100.0)
     before, after = (learning_signals(bbvi.Iwae(2), w, "geometric") for w in (log_weights, moved))
     np.testing.assert_array_equal(before[:, 0], after[:, 0])
-    assert float(jnp.abs(before[:, 1] - after[:, 1]).min()) > 1
+    assert float(jnp.abs(before[:, 1] - after[:, 1]).min()) > 0.1
 
 
 def test_cost():

@@ -22,6 +22,7 @@ FAMILIES = {
     "von_mises": bbvi.VonMises((2,)),
     "bernoulli": bbvi.Bernoulli((2, 2)),
     "categorical": bbvi.Categorical(3, (2,)),
+    "one_hot_categorical": bbvi.OneHotCategorical(3, (2,)),
 }
 SUPPORTED = {
     "greater_than": (supports.greater_than(1.5), (2,), [2.0, 3.0]),
@@ -34,7 +35,7 @@ SUPPORTED = {
     "cholesky_factor": (supports.cholesky_factor, (2, 2), [[1.0, 0.0], [0.5, 2.0]]),
     "correlation_cholesky": (supports.correlation_cholesky, (2, 2), [[1.0, 0.0], [0.6, 0.8]]),
 }
-DISCRETE = ("bernoulli", "categorical")
+DISCRETE = ("bernoulli", "categorical", "one_hot_categorical")
 
 
 def exact(name, p):
@@ -142,6 +143,7 @@ def test_log_density_on_a_support_is_numpyros_transformed_normal(name):
         (bbvi.VonMises((2,)), [1.0, -2.0]),
         (bbvi.Bernoulli((2,)), [0, 1]),
         (bbvi.Categorical(3, (3,)), [0, 2, 1]),
+        (bbvi.OneHotCategorical(3, (2,)), [[0, 0, 1], [1, 0, 0]]),
         *[(bbvi.Normal(shape, support=s), z) for s, shape, z in SUPPORTED.values()],
     ],
     ids=repr,
@@ -168,7 +170,7 @@ def test_double_precision(name):
         family = FAMILIES[name]
         params, z = at(family)
         assert {leaf.dtype for leaf in jax.tree.leaves(params)} == {np.dtype("float64")}
-        assert z.dtype == (jnp.int32 if name in DISCRETE else jnp.float64)
+        assert z.dtype == (jnp.int32 if name in ("bernoulli", "categorical") else jnp.float64)
         assert family.log_prob(params, z).dtype == jnp.float64
         if name in ("normal", "gamma", "beta", "laplace"):
             wanted = exact(name, params).logpdf(np.asarray(z)).sum()
@@ -198,6 +200,7 @@ def test_different_families_are_not_equal():
         (lambda: bbvi.Beta((2.5,)), ValueError, "Beta shape must hold positive ints"),
         (lambda: bbvi.Categorical(1), ValueError, "num_categories >= 2 as an int, got 1"),
         (lambda: bbvi.Categorical(2.0), ValueError, "num_categories >= 2 as an int, got 2.0"),
+        (lambda: bbvi.OneHotCategorical(1), ValueError, "num_categories >= 2 as an int, got 1"),
         (lambda: bbvi.StudentT((), df=0.0), ValueError, "df must be positive, got 0.0"),
         (lambda: bbvi.Dirichlet(()), ValueError, "Dirichlet"),
         (lambda: bbvi.Dirichlet((1,)), ValueError, "Dirichlet"),
@@ -218,6 +221,7 @@ def test_saturated_discrete_sites_stay_finite():
     for family, logits in (
         (bbvi.Bernoulli((2,)), jnp.array([200.0, -200.0])),
         (bbvi.Categorical(2), jnp.array([200.0, -200.0])),
+        (bbvi.OneHotCategorical(2), jnp.array([200.0, -200.0])),
     ):
         params = {"logits": logits}
         z = family.sample(family.base_noise(jax.random.key(0)), params)
@@ -230,6 +234,29 @@ def test_saturated_discrete_sites_stay_finite():
         assert np.isfinite(gradient["logits"]).all()
 
 
+def test_one_hot_vectors_are_categories_written_otherwise():
+    """The same parameters, noise, densities, entropies and blocks; only the values differ."""
+    numbers, vectors = bbvi.Categorical(4, (2, 3)), bbvi.OneHotCategorical(4, (2, 3))
+    params, z = at(numbers)
+    found_params, found = at(vectors)
+    np.testing.assert_array_equal(found_params["logits"], params["logits"])
+    assert found.shape == vectors.shape == (2, 3, 4)
+    np.testing.assert_array_equal(found, jax.nn.one_hot(z, 4))
+    np.testing.assert_allclose(
+        vectors.log_probs(params, found), numbers.log_probs(params, z), rtol=1e-6
+    )
+    np.testing.assert_allclose(
+        vectors.entropy(params, found), numbers.entropy(params, z), rtol=1e-6
+    )
+    assert vectors.noise_size == numbers.noise_size
+    np.testing.assert_allclose(
+        vectors.params_at(found, 0.1)["logits"], numbers.params_at(z, 0.1)["logits"], rtol=1e-6
+    )
+    for family, event_ndims in ((numbers, 0), (vectors, 1)):
+        (site,) = bbvi.MeanField({"c": family}).sites()
+        assert (site.num_values, site.event_ndims, site.block_shape) == (4, event_ndims, (2, 3))
+
+
 # log of the base measure's density, for which the natural parameters are divided.
 BASE_MEASURES = {
     "normal": lambda z: 0.0 * z,
@@ -240,6 +267,7 @@ BASE_MEASURES = {
     "von_mises": lambda z: 0.0 * z,
     "bernoulli": lambda z: 0.0 * z,
     "categorical": lambda z: 0.0 * z,
+    "one_hot_categorical": lambda z: 0.0 * z[..., 0],
 }
 
 

@@ -1,0 +1,122 @@
+"""The estimators in a table: what each is for, what it costs, whether it is biased."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from bbvi.estimators.arm import Arm
+from bbvi.estimators.arms import Arms
+from bbvi.estimators.base import Estimator
+from bbvi.estimators.coordinate import CoordinateControlVariate
+from bbvi.estimators.disarm import DisArm
+from bbvi.estimators.double_cv import DoubleCv
+from bbvi.estimators.doubly_reparameterized import DoublyReparameterized
+from bbvi.estimators.enumeration import Enumeration
+from bbvi.estimators.gumbel_softmax import GumbelSoftmax
+from bbvi.estimators.local_expectation import LocalExpectation
+from bbvi.estimators.measure_valued import MeasureValued
+from bbvi.estimators.mixed import Mixed
+from bbvi.estimators.mu_prop import MuProp
+from bbvi.estimators.overdispersed import Overdispersed
+from bbvi.estimators.ovis import Ovis
+from bbvi.estimators.per_site import PerSite
+from bbvi.estimators.rebar import Rebar
+from bbvi.estimators.rein_max import ReinMax
+from bbvi.estimators.relax import Relax
+from bbvi.estimators.reparameterization import Reparameterization
+from bbvi.estimators.reweighted_wake_sleep import ReweightedWakeSleep
+from bbvi.estimators.score_function import ScoreFunction
+from bbvi.estimators.stick_breaking import StickBreaking
+from bbvi.estimators.straight_through import StraightThrough
+from bbvi.estimators.taylor import TaylorControlVariate
+from bbvi.estimators.var_grad import VarGrad
+from bbvi.estimators.vimco import Vimco
+
+SMOOTH = "reparameterized sites, differentiable `log_joint`"
+ANY = "any"
+BINARY = "Bernoulli sites"
+CATEGORICAL = "Categorical, one-hot and Bernoulli sites"
+SMOOTH_BINARY = "Bernoulli sites, differentiable `log_joint`"
+RELAXED = "Bernoulli and one-hot sites, differentiable `log_joint`"
+
+
+class Entry(NamedTuple):
+    """A row of the catalogue.
+
+    Attributes:
+      estimator: the class.
+      latents: which sites and which ``log_joint`` it is for.
+      objectives: which objectives.
+      cost: evaluations of ``log_joint`` per step, with S = ``num_samples``.
+      bias: "none", or what it is.
+      source: author and year.
+    """
+
+    estimator: type[Estimator]
+    latents: str
+    objectives: str
+    cost: str
+    bias: str
+    source: str
+
+
+CATALOGUE = (
+    Entry(Reparameterization, SMOOTH, "all but forward KL", "S gradients", "none",
+          "Kingma and Welling 2014"),
+    Entry(DoublyReparameterized, SMOOTH, "IWAE, Rényi; ELBO", "S gradients", "none",
+          "Tucker et al. 2019"),
+    Entry(TaylorControlVariate, "mean-field normals, twice differentiable `log_joint`", "ELBO",
+          "S + 1 gradients, 1 Hessian-vector product", "none", "Miller et al. 2017"),
+    Entry(MeasureValued, "normals, gammas, Bernoullis; any `log_joint`", "ELBO",
+          "up to 4 S values per entry", "none", "Mohamed et al. 2020"),
+    Entry(ScoreFunction, ANY, "ELBO", "S values", "none", "Ranganath et al. 2014"),
+    Entry(VarGrad, ANY, "ELBO", "S values", "none", "Richter et al. 2020"),
+    Entry(CoordinateControlVariate, ANY, "ELBO", "S values", "none", "Ranganath et al. 2014"),
+    Entry(Overdispersed, "exponential families", "ELBO", "S values", "none", "Ruiz et al. 2016"),
+    Entry(Vimco, ANY, "IWAE, Rényi, chi", "S values", "none", "Mnih and Rezende 2016"),
+    Entry(Ovis, ANY, "IWAE", "S values", "none; with gamma > 0 bounded", "Liévin et al. 2020"),
+    Entry(ReweightedWakeSleep, ANY, "forward KL", "S values", "O(1/K)",
+          "Bornschein and Bengio 2015"),
+    Entry(Enumeration, "discrete sites", "ELBO", "1 value per joint state of a component",
+          "none; exact", "Obermeyer et al. 2019"),
+    Entry(LocalExpectation, "discrete sites", "ELBO", "S K values per colour", "none",
+          "Titsias and Lázaro-Gredilla 2015"),
+    Entry(Arm, BINARY, "ELBO", "S values", "none", "Yin and Zhou 2019"),
+    Entry(DisArm, BINARY, "ELBO", "S values", "none", "Dong et al. 2020; Yin et al. 2020"),
+    Entry(Arms, BINARY, "ELBO", "S values", "none", "Dimitriev and Zhou 2021"),
+    Entry(StickBreaking, CATEGORICAL, "ELBO", "S values", "none", "Dong et al. 2021"),
+    Entry(MuProp, SMOOTH_BINARY, "ELBO", "S values, 1 gradient", "none", "Gu et al. 2016"),
+    Entry(DoubleCv, SMOOTH_BINARY, "ELBO", "S gradients", "none", "Titsias and Shi 2022"),
+    Entry(Rebar, RELAXED, "ELBO", "S values, 2 S gradients", "none", "Tucker et al. 2017"),
+    Entry(Relax, RELAXED, "ELBO", "S values, 2 S gradients", "none", "Grathwohl et al. 2018"),
+    Entry(StraightThrough, RELAXED, "ELBO", "S gradients", "biased", "Bengio et al. 2013"),
+    Entry(GumbelSoftmax, RELAXED, "ELBO", "S values, S gradients", "biased",
+          "Jang et al. 2017; Maddison et al. 2017"),
+    Entry(ReinMax, RELAXED, "ELBO", "S values, S gradients", "biased", "Liu et al. 2023"),
+    Entry(PerSite, "pathwise, score function, local expectation: site by site", "ELBO",
+          "S gradients", "none", "Schulman et al. 2015"),
+    Entry(Mixed, "continuous sites pathwise, discrete sites by a discrete estimator", "ELBO",
+          "G times the discrete estimator's", "as the discrete estimator's",
+          "Schulman et al. 2015"),
+)  # fmt: skip
+
+
+def catalogue_table() -> str:
+    """The catalogue as a Markdown table.
+
+    Returns:
+      One row per estimator: for which latents and objectives, its cost, bias and source.
+
+    Example:
+      >>> import bbvi
+      >>> print(bbvi.catalogue_table().splitlines()[2][:50])
+      | `Reparameterization` | reparameterized sites, di
+
+    References:
+      Mohamed, Rosca, Figurnov and Mnih (2020), Monte Carlo Gradient Estimation in Machine Learning.
+    """
+    rows = [
+        f"| `{entry.estimator.__name__}` | " + " | ".join(entry[1:]) + " |" for entry in CATALOGUE
+    ]
+    header = "| estimator | latents | objectives | cost per step | bias | source |"
+    return "\n".join([header, "|---|---|---|---|---|---|", *rows])

@@ -1,0 +1,301 @@
+"""Estimators for discrete latents written by hand, each for one model and nothing else.
+
+The model is the binary autoencoder of digits with free logits eta ``[N, D]``: what somebody would
+write who knew that the data are independent, that all latents are Bernoulli, and that the decoder
+is linear. Each ``Method`` has the arithmetic of the estimator of bbvi that it is measured against.
+"""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+from jax import Array
+
+from models.digits_vae import NUM_LATENTS
+
+DECAY = 0.99
+
+
+class Method(NamedTuple):
+    """One estimator: ``gradient(eta, theta, noise, x, state)`` of the ELBO, to be maximised."""
+
+    draw: Callable[[Array, int], Any]
+    gradient: Callable[..., tuple[Array, Array, Any, Any]]
+    init: Callable[[], Any] = lambda: ()
+
+
+def log_p(b: Array, theta: Any, x: Array) -> Array:
+    """Log joints ``[S, N]`` at draws ``[S, N, D]``."""
+    logits = theta["bias"] + b @ theta["weights"]
+    fit = jnp.sum(x * logits - jax.nn.softplus(logits), -1)
+    return fit + jnp.sum(b * theta["prior"] - jax.nn.softplus(theta["prior"]), -1)
+
+
+def log_q(b: Array, eta: Array) -> Array:
+    return jnp.sum(b * eta - jax.nn.softplus(eta), -1)
+
+
+def value(b: Array, theta: Any, x: Array) -> tuple[Array, Any]:
+    """Log joints ``[S, N]`` and the gradient of their mean over draws in theta."""
+
+    def mean(theta: Any) -> tuple[Array, Array]:
+        found = log_p(b, theta, x)
+        return jnp.sum(found) / len(b), found
+
+    grads, found = jax.grad(mean, has_aux=True)(theta)
+    return found, grads
+
+
+def slopes(b: Array, theta: Any, x: Array) -> tuple[Array, Array, Any]:
+    """The same, and derivatives ``[S, N, D]`` in the latents."""
+
+    def total(b: Array, theta: Any) -> tuple[Array, Array]:
+        found = log_p(b, theta, x)
+        return jnp.sum(found), found
+
+    (by_b, grads), found = jax.grad(total, argnums=(0, 1), has_aux=True)(b, theta)
+    return found, by_b, jax.tree.map(lambda leaf: leaf / len(b), grads)
+
+
+def minus_others(f: Array) -> Array:
+    return (f - jnp.mean(f, 0)) * (len(f) / (len(f) - 1))
+
+
+def hard(u: Array, eta: Array) -> Array:
+    return (u < jax.nn.sigmoid(eta)).astype(eta.dtype)
+
+
+def uniforms(num_samples: int) -> Callable[[Array, int], Array]:
+    return lambda key, n: jax.random.uniform(key, (num_samples, n, NUM_LATENTS))
+
+
+def bound(f: Array) -> Array:
+    return jnp.sum(jnp.mean(f, 0))
+
+
+def learn(state: Array, plain: Array, control: Array) -> Array:
+    return DECAY * state + jnp.stack([jnp.vdot(plain, control), jnp.vdot(control, control)])
+
+
+def multiple(state: Array, low: float, high: float) -> Array:
+    return jnp.clip(-state[0] / jnp.where(state[1] > 0, state[1], 1), low, high)
+
+
+def no_moments() -> Array:
+    return jnp.zeros(2)
+
+
+def leave_one_out(num_samples: int) -> Method:
+    def gradient(eta: Array, theta: Any, u: Array, x: Array, state: Any) -> Any:
+        b = hard(u, eta)
+        found, by_theta = value(b, theta, x)
+        f = found - log_q(b, eta)
+        score = b - jax.nn.sigmoid(eta)
+        return bound(f), jnp.mean(minus_others(f)[..., None] * score, 0), by_theta, state
+
+    return Method(uniforms(num_samples), gradient)
+
+
+def adaptive(num_samples: int) -> Method:
+    """Each latent's own terms, and a learned multiple of the rest of its datum's."""
+
+    def gradient(eta: Array, theta: Any, u: Array, x: Array, state: Any) -> Any:
+        b = hard(u, eta)
+
+        def mean(theta: Any) -> tuple[Array, Any]:
+            logits = theta["bias"] + b @ theta["weights"]
+            fit = jnp.sum(x * logits - jax.nn.softplus(logits), -1)
+            prior = b * theta["prior"] - jax.nn.softplus(theta["prior"])
+            return (jnp.sum(fit) + jnp.sum(prior)) / num_samples, (fit, prior)
+
+        by_theta, (fit, prior) = jax.grad(mean, has_aux=True)(theta)
+        own = prior - (b * eta - jax.nn.softplus(eta))
+        f, score = fit + jnp.sum(own, -1), b - jax.nn.sigmoid(eta)
+        local = fit[..., None] + own
+        near = jnp.mean(minus_others(local) * score, 0)
+        far = jnp.mean(minus_others(f[..., None] - local) * score, 0)
+        ascent = near + multiple(state, 0, 1) * far
+        return bound(f), ascent, by_theta, learn(state, near, far)
+
+    return Method(uniforms(num_samples), gradient, no_moments)
+
+
+def pairs(num_samples: int, *, is_arm: bool) -> Method:
+    def gradient(eta: Array, theta: Any, u: Array, x: Array, state: Any) -> Any:
+        b1, b2 = hard(u, eta), hard(1 - u, eta)
+        b = jnp.concatenate([b1, b2])
+        found, by_theta = value(b, theta, x)
+        f = found - log_q(b, eta)
+        difference = (f[: len(u)] - f[len(u) :])[..., None]
+        if is_arm:
+            ascent = jnp.mean(difference * (0.5 - u), 0)
+        else:
+            ascent = 0.5 * jnp.mean(difference * (b1 - b2), 0) * jax.nn.sigmoid(jnp.abs(eta))
+        return bound(f), ascent, by_theta, state
+
+    return Method(uniforms(num_samples // 2), gradient)
+
+
+def arms(num_samples: int) -> Method:
+    def draw(key: Array, n: int) -> Array:
+        return jax.random.exponential(key, (num_samples, n, NUM_LATENTS))
+
+    def gradient(eta: Array, theta: Any, e: Array, x: Array, state: Any) -> Any:
+        power, log_rare = num_samples - 1, jax.nn.log_sigmoid(-jnp.abs(eta))
+        others = jnp.tensordot(1 - jnp.eye(num_samples), e, axes=1, precision="highest")
+        is_rare = power * (jnp.log(others) - jnp.log(jnp.sum(e, 0))) < log_rare
+        b = (is_rare == (eta <= 0)).astype(eta.dtype)
+        found, by_theta = value(b, theta, x)
+        f = found - log_q(b, eta)
+        plain = jnp.sum((f - jnp.mean(f, 0))[..., None] * b, 0) / power
+        ratio = jnp.maximum(2 - jnp.exp(-log_rare / power), 0) ** power
+        return bound(f), plain * jax.nn.sigmoid(jnp.abs(eta)) / (1 - ratio), by_theta, state
+
+    return Method(draw, gradient)
+
+
+def double_cv(num_samples: int) -> Method:
+    def gradient(eta: Array, theta: Any, u: Array, x: Array, state: Any) -> Any:
+        b, mu = hard(u, eta), jax.nn.sigmoid(eta)
+        found, by_b, by_theta = slopes(b, theta, x)
+        f, slope, step = found - log_q(b, eta), by_b - eta, b - mu
+        mean_slope = jnp.mean(slope, 0)
+        others = mean_slope - (slope - mean_slope) / (num_samples - 1)
+        linear = jnp.sum(others * step, -1)
+        plain = jnp.mean(minus_others(f)[..., None] * step, 0)
+        control = jnp.mean(minus_others(linear)[..., None] * step, 0) - mu * (1 - mu) * mean_slope
+        ascent = plain + multiple(state, -1, 1) * control
+        return bound(f), ascent, by_theta, learn(state, plain, control)
+
+    return Method(uniforms(num_samples), gradient, no_moments)
+
+
+def mu_prop(num_samples: int) -> Method:
+    def gradient(eta: Array, theta: Any, u: Array, x: Array, state: Any) -> Any:
+        b, mu = hard(u, eta), jax.nn.sigmoid(eta)
+        found, by_theta = value(b, theta, x)
+        slope = jax.grad(lambda mu: jnp.sum(log_p(mu[None], theta, x)))(mu) - eta
+        f, step = found - log_q(b, eta), b - mu
+        linear = jnp.sum(slope * step, -1)
+        plain = jnp.mean(minus_others(f)[..., None] * step, 0)
+        noisy, mean = jnp.mean(minus_others(linear)[..., None] * step, 0), mu * (1 - mu) * slope
+        ascent = plain + multiple(state, -1, 1) * (noisy - mean)
+        return bound(f), ascent, by_theta, learn(state, plain - mean, noisy - mean)
+
+    return Method(uniforms(num_samples), gradient, no_moments)
+
+
+def rebar(num_samples: int) -> Method:
+    optimizer, initial = optax.adam(1e-2, eps=1e-16), jnp.log(0.5)
+
+    def draw(key: Array, n: int) -> Array:
+        tiny = jnp.finfo(jnp.float32).tiny
+        return jax.random.uniform(key, (2, num_samples, n, NUM_LATENTS), minval=tiny)
+
+    def gradient(eta: Array, theta: Any, noise: Array, x: Array, state: Any) -> Any:
+        moments, log_tau, opt_state = state
+        u, v = noise
+        b = (eta + jnp.log(u) - jnp.log1p(-u) > 0).astype(eta.dtype)
+        found, by_theta = value(b, theta, x)
+        f, score = found - log_q(b, eta), b - jax.nn.sigmoid(eta)
+        plain = jnp.mean(minus_others(f)[..., None] * score, 0)
+
+        def control(log_tau: Array) -> Array:
+            def difference(moved: Array) -> tuple[Array, Array]:
+                z = moved + jnp.log(u) - jnp.log1p(-u)
+                sign = 2 * b - 1
+                log_v, log_rest = jnp.log(v), jnp.log1p(-v)
+                shifted = sign * moved + jnp.where(b == 1, log_v, log_rest)
+                given = sign * (jax.nn.softplus(shifted) - jnp.where(b == 1, log_rest, log_v))
+                y = jax.nn.sigmoid(jnp.concatenate([z, given]) / jnp.exp(log_tau))
+                c, c_given = jnp.split(log_p(y, theta, x) - log_q(y, eta), 2)
+                return jnp.sum(c - c_given) / num_samples, c_given
+
+            moved, c_given = jax.grad(difference, has_aux=True)(eta)
+            return moved - jnp.mean(minus_others(c_given)[..., None] * score, 0)
+
+        variate, by_tau = jax.jvp(control, (log_tau,), (jnp.ones(()),))
+        scale = multiple(moments, 0, 2)
+        ascent = plain + scale * variate
+        slope = scale * jnp.vdot(ascent, by_tau)
+        updates, opt_state = optimizer.update(slope, opt_state)
+        log_tau = jnp.clip(log_tau + updates, initial - 3, initial + 3)
+        state = learn(moments, plain, variate), log_tau, opt_state
+        return bound(f), ascent, by_theta, state
+
+    return Method(draw, gradient, lambda: (jnp.zeros(2), initial, optimizer.init(initial)))
+
+
+def straight_through(num_samples: int) -> Method:
+    def gradient(eta: Array, theta: Any, u: Array, x: Array, state: Any) -> Any:
+        b, mu = hard(u, eta), jax.nn.sigmoid(eta)
+        found, by_b, by_theta = slopes(b, theta, x)
+        ascent = mu * (1 - mu) * jnp.mean(by_b - eta, 0)
+        return bound(found - log_q(b, eta)), ascent, by_theta, state
+
+    return Method(uniforms(num_samples), gradient)
+
+
+def gumbel_softmax(num_samples: int) -> Method:
+    def gradient(eta: Array, theta: Any, u: Array, x: Array, state: Any) -> Any:
+        z = eta + jnp.log(u) - jnp.log1p(-u)
+        b = (z > 0).astype(eta.dtype)
+        found, by_theta = value(b, theta, x)
+        y = jax.nn.sigmoid(z / 0.5)
+        by_y = jax.grad(lambda y: jnp.sum(log_p(y, theta, x)))(y) - eta
+        ascent = jnp.mean(by_y * y * (1 - y) / 0.5, 0)
+        return bound(found - log_q(b, eta)), ascent, by_theta, state
+
+    return Method(uniforms(num_samples), gradient)
+
+
+def rein_max(num_samples: int) -> Method:
+    def gradient(eta: Array, theta: Any, u: Array, x: Array, state: Any) -> Any:
+        b, mu = hard(u, eta), jax.nn.sigmoid(eta)
+        found, by_b, by_theta = slopes(b, theta, x)
+        middle = (mu + b) / 2
+        rate = 2 * middle * (1 - middle) - 0.5 * mu * (1 - mu)
+        ascent = jnp.mean(rate * (by_b - eta), 0)
+        return bound(found - log_q(b, eta)), ascent, by_theta, state
+
+    return Method(uniforms(num_samples), gradient)
+
+
+def vimco(num_samples: int) -> Method:
+    """With the geometric mean of the other draws' weights; one bound of all draws."""
+
+    def gradient(eta: Array, theta: Any, u: Array, x: Array, state: Any) -> Any:
+        b, score = hard(u, eta), hard(u, eta) - jax.nn.sigmoid(eta)
+
+        def of_theta(theta: Any) -> tuple[Array, tuple[Array, Array]]:
+            log_w = log_p(b, theta, x) - log_q(b, eta)
+            each = jax.nn.logsumexp(log_w, 0) - jnp.log(num_samples)
+            return jnp.sum(each), (log_w, each)
+
+        by_theta, (log_w, each) = jax.grad(of_theta, has_aux=True)(theta)
+        stand_in = log_w - minus_others(log_w)
+        is_self = jnp.eye(num_samples, dtype=bool)[..., None]
+        without = jnp.where(is_self, stand_in[:, None], log_w[None])
+        signal = each - (jax.nn.logsumexp(without, 1) - jnp.log(num_samples))
+        weight = signal - jax.nn.softmax(log_w, 0)
+        return jnp.sum(each), jnp.sum(weight[..., None] * score, 0), by_theta, state
+
+    return Method(uniforms(num_samples), gradient)
+
+
+def enumeration(_: int) -> Method:
+    bits = (jnp.arange(2**NUM_LATENTS)[:, None] >> jnp.arange(NUM_LATENTS)) & 1
+
+    def gradient(eta: Array, theta: Any, _: Any, x: Array, state: Any) -> Any:
+        b = bits.astype(eta.dtype)[:, None]
+
+        def elbo(eta: Array, theta: Any) -> Array:
+            log_prob = log_q(b, eta)
+            return jnp.sum(jnp.exp(log_prob) * (log_p(b, theta, x) - log_prob))
+
+        found, (by_eta, by_theta) = jax.value_and_grad(elbo, (0, 1))(eta, theta)
+        return found, by_eta, by_theta, state
+
+    return Method(lambda key, n: (), gradient)

@@ -1,0 +1,71 @@
+import json
+
+import jax
+import numpy as np
+import pytest
+
+from bbvi.testing import check_mean
+from benchmarks import discrete_variance
+from models import digits_vae
+
+
+def replicates(rng, bias=0.0):
+    """Twenty batches of 100 gradients for 5 images of 3 latents, of variances 1, 4 and 9."""
+    exact = np.full((5, 3), 2.0)
+    draws = exact + bias + rng.normal(size=(20, 100, 5, 3)) * [1.0, 2.0, 3.0]
+    return draws.var(axis=1, ddof=1), draws.mean(axis=1), 100, exact
+
+
+def test_summary_finds_variance_and_no_bias():
+    found = discrete_variance.summary(*replicates(np.random.default_rng(0)))
+    assert abs(found["variance"] - 14.0) < 4.0 * found["variance_se"] < 1.0
+    assert 0.1 < found["mean_squared_z"] < 2.5
+    assert found["relative_bias"] < 0.03
+
+
+def test_summary_finds_bias():
+    found = discrete_variance.summary(*replicates(np.random.default_rng(0), bias=0.5))
+    np.testing.assert_allclose(found["relative_bias"], 0.25, atol=0.03)
+    assert found["mean_squared_z"] > 20.0
+
+
+@pytest.mark.parametrize("row", discrete_variance.ROWS, ids=lambda row: row.name)
+def test_estimators_accept_the_model(row):
+    x, theta = digits_vae.data(50), digits_vae.model_params()
+    problem = discrete_variance.problem()
+    params = jax.eval_shape(lambda key: problem.init(key, x, theta), jax.random.key(0))
+    row.estimator.validate(problem, params, x)
+
+
+@pytest.mark.slow
+def test_enumeration_gives_the_exact_gradient():
+    x, at = discrete_variance.points()
+    (row,) = (row for row in discrete_variance.ROWS if row.name == "enumeration")
+    for params in at.values():
+        exact = discrete_variance.exact_gradient(params, x)
+        _, means = discrete_variance.replicated(
+            row.estimator, params, x, steps=1, batches=1, size=2
+        )
+        np.testing.assert_allclose(means[0], exact, atol=1e-4)
+        assert np.abs(exact).max() > 0.01
+
+
+@pytest.mark.slow
+def test_gradients_of_images_are_unbiased_row_by_row():
+    x, at = discrete_variance.points()
+    (row,) = (row for row in discrete_variance.ROWS if row.name == "leave-one-out")
+    _, means = discrete_variance.replicated(row.estimator, at[0], x, steps=1, batches=200, size=20)
+    exact = discrete_variance.exact_gradient(at[0], x)
+    check_mean(np.asarray(means).reshape(200, -1), exact.reshape(-1), power=0.5)
+
+
+@pytest.mark.slow
+def test_quick_run(tmp_path):
+    out = tmp_path / "discrete.json"
+    options = ["--quick", "--out", str(out), "--only", "leave-one-out", "--only", "REINFORCE"]
+    discrete_variance.main(options)
+    cases = {case["case"]: case for case in json.loads(out.read_text())["cases"]}
+    for step in ("0", "50", "1000"):
+        plain, baseline = (cases[n]["points"][step] for n in ("REINFORCE", "leave-one-out"))
+        assert plain["variance"] > 20.0 * baseline["variance"]
+    assert "| leave-one-out | 4 | 0 |" in out.with_suffix(".md").read_text()
