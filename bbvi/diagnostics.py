@@ -82,13 +82,14 @@ class LogEvidence(NamedTuple):
 def log_evidence(log_weights: Array) -> LogEvidence:
     r"""The log evidence from log weights of a model of C independent components.
 
-    .. math:: \log \hat Z = \sum_c \log \frac1S \sum_s w_{sc}, \qquad
-      \mathrm{s.e.}^2 = \frac{1}{S (S - 1)} \sum_s \Big(\sum_c \big(w_{sc} / \bar w_c - 1\big)\Big)^2
+    .. math::
+      \log \hat Z = \sum_c \log \bar w_c, \qquad \bar w_c = \frac1S \sum_s w_{sc}, \qquad
+      \mathrm{s.e.}^2 = \frac{1}{S (S - 1)} \sum_s \Big(\sum_c (w_{sc} / \bar w_c - 1)\Big)^2
 
     The weights of all latents together, :math:`\prod_c w_{sc}`, have a variance that grows
-    exponentially with C; these do not. The error is that of the delta method, to first order:
-    :math:`\log \hat w \approx \log w + (\hat w - w) / w`. To second order the estimate is low by half
-    the squared error, which matters from errors of about 0.5 on.
+    exponentially with C; these do not. The error is that of the delta method, of first order in
+    :math:`\bar w_c`. To second order the estimate is low by half the squared error, which matters
+    from errors of about 0.5 on.
 
     Args:
       log_weights: log p(x, z) - log q(z) ``[S, C]`` at draws from q, S >= 100.

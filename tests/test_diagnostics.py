@@ -4,7 +4,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from bbvi.diagnostics import monte_carlo_mean, psis_khat
+from bbvi.diagnostics import log_evidence, monte_carlo_mean, psis_khat
 
 
 def log_weights(scale, size=4000):
@@ -50,3 +50,39 @@ def test_too_few_draws_are_refused():
         psis_khat(np.zeros(99))
     with pytest.raises(ValueError, match="needs at least 2 draws, got 1"):
         monte_carlo_mean(np.zeros(1))
+
+
+# Evidence.
+
+
+def test_log_evidence_by_hand():
+    """Two components with two values each: means, errors and sizes are sums of four terms."""
+    weights = np.array([[1.0, 2.0], [3.0, 2.0], [1.0, 6.0], [3.0, 6.0]]).repeat(50, axis=0)
+    estimate = log_evidence(jnp.log(weights))
+    assert estimate.value == pytest.approx(np.log(2.0) + np.log(4.0), rel=1e-6)
+    # w / mean - 1 is -1/2 or 1/2, so that the sum is -1, 0, 0 or 1.
+    assert estimate.standard_error == pytest.approx(np.sqrt(0.5 / 199), rel=1e-6)
+    assert estimate.effective_sample_size == pytest.approx(200 / 1.25, rel=1e-6)
+    assert estimate.num_components == 2
+    assert str(estimate).startswith("2.079 ± 0.050 nats, effective sample size 160 (k-hat ")
+    assert str(estimate).endswith(" over 2 components")
+
+
+def test_log_evidence_of_huge_weights_and_of_zeros():
+    logs = np.array([5000.0, -np.inf] * 100)[:, None]
+    estimate = log_evidence(logs)
+    assert estimate.value == pytest.approx(5000 - np.log(2), rel=1e-12)
+    assert estimate.effective_sample_size == pytest.approx(100)
+    assert estimate.khat < 0.7
+
+
+def test_log_evidence_refuses_what_it_cannot_average():
+    logs = np.zeros((100, 2))
+    with pytest.raises(ValueError, match=r"must be \[S, C\] with S >= 100, got shape \(100,\)"):
+        log_evidence(logs[:, 0])
+    logs[3, 1] = np.nan
+    with pytest.raises(ValueError, match="1 of 200 log weights are NaN or infinite"):
+        log_evidence(logs)
+    logs[:, 1] = -np.inf
+    with pytest.raises(ValueError, match="-inf at all 100 draws, in 1 of 2 components"):
+        log_evidence(logs)

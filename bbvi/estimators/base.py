@@ -135,6 +135,9 @@ class BiasedEstimator(Estimator):
       >>> import bbvi
       >>> bbvi.StraightThrough(4)
       StraightThrough(num_samples=4) [biased]
+
+    References:
+      Mohamed, Rosca, Figurnov and Mnih (2020), Monte Carlo Gradient Estimation in Machine Learning.
     """
 
     is_biased: ClassVar[bool] = True

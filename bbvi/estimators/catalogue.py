@@ -25,10 +25,12 @@ from bbvi.estimators.rein_max import ReinMax
 from bbvi.estimators.relax import Relax
 from bbvi.estimators.reparameterization import Reparameterization
 from bbvi.estimators.reweighted_wake_sleep import ReweightedWakeSleep
+from bbvi.estimators.rodeo import Rodeo
 from bbvi.estimators.score_function import ScoreFunction
 from bbvi.estimators.stick_breaking import StickBreaking
 from bbvi.estimators.straight_through import StraightThrough
 from bbvi.estimators.taylor import TaylorControlVariate
+from bbvi.estimators.unordered_set import UnorderedSet
 from bbvi.estimators.var_grad import VarGrad
 from bbvi.estimators.vimco import Vimco
 
@@ -63,7 +65,7 @@ class Entry(NamedTuple):
 CATALOGUE = (
     Entry(Reparameterization, SMOOTH, "all but forward KL", "S gradients", "none",
           "Kingma and Welling 2014"),
-    Entry(DoublyReparameterized, SMOOTH, "IWAE, Rényi; ELBO", "S gradients", "none",
+    Entry(DoublyReparameterized, SMOOTH, "IWAE, Rényi, chi", "S gradients", "none",
           "Tucker et al. 2019"),
     Entry(TaylorControlVariate, "mean-field normals, twice differentiable `log_joint`", "ELBO",
           "S + 1 gradients, 1 Hessian-vector product", "none", "Miller et al. 2017"),
@@ -85,14 +87,17 @@ CATALOGUE = (
     Entry(DisArm, BINARY, "ELBO", "S values", "none", "Dong et al. 2020; Yin et al. 2020"),
     Entry(Arms, BINARY, "ELBO", "S values", "none", "Dimitriev and Zhou 2021"),
     Entry(StickBreaking, CATEGORICAL, "ELBO", "S values", "none", "Dong et al. 2021"),
-    Entry(MuProp, SMOOTH_BINARY, "ELBO", "S values, 1 gradient", "none", "Gu et al. 2016"),
-    Entry(DoubleCv, SMOOTH_BINARY, "ELBO", "S gradients", "none", "Titsias and Shi 2022"),
+    Entry(UnorderedSet, "discrete sites with few joint states per component", "ELBO", "S values",
+          "none", "Kool et al. 2020"),
+    Entry(MuProp, RELAXED, "ELBO", "S values, 1 gradient", "none", "Gu et al. 2016"),
+    Entry(DoubleCv, RELAXED, "ELBO", "S gradients", "none", "Titsias and Shi 2022"),
+    Entry(Rodeo, SMOOTH_BINARY, "ELBO", "S gradients", "none", "Shi et al. 2022"),
     Entry(Rebar, RELAXED, "ELBO", "S values, 2 S gradients", "none", "Tucker et al. 2017"),
     Entry(Relax, RELAXED, "ELBO", "S values, 2 S gradients", "none", "Grathwohl et al. 2018"),
     Entry(StraightThrough, RELAXED, "ELBO", "S gradients", "biased", "Bengio et al. 2013"),
     Entry(GumbelSoftmax, RELAXED, "ELBO", "S values, S gradients", "biased",
           "Jang et al. 2017; Maddison et al. 2017"),
-    Entry(ReinMax, RELAXED, "ELBO", "S values, S gradients", "biased", "Liu et al. 2023"),
+    Entry(ReinMax, RELAXED, "ELBO", "S gradients", "biased", "Liu et al. 2023"),
     Entry(PerSite, "pathwise, score function, local expectation: site by site", "ELBO",
           "S gradients", "none", "Schulman et al. 2015"),
     Entry(Mixed, "continuous sites pathwise, discrete sites by a discrete estimator", "ELBO",

@@ -56,7 +56,7 @@ class LocalExpectation(SurrogateEstimator):
       True
 
     References:
-      Titsias and Lazaro-Gredilla (2015), Local Expectation Gradients for Black Box Variational
+      Titsias and Lázaro-Gredilla (2015), Local Expectation Gradients for Black Box Variational
       Inference.
     """
 

@@ -67,7 +67,7 @@ class Ovis(BiasedEstimator, SurrogateEstimator):
       0.8
 
     References:
-      Lievin, Dittadi, Christensen and Winther (2020), Optimal Variance Control of the
+      Liévin, Dittadi, Christensen and Winther (2020), Optimal Variance Control of the
       Score-Function Gradient Estimator for Importance-Weighted Bounds.
     """
 

@@ -36,8 +36,8 @@ class MeanField(StructuredGuide):
 
     Args:
       sites: pytree (dict, tuple, nested, or one site) of families: ``Normal``, ``LogNormal``,
-        ``Laplace``, ``StudentT``, ``Gamma``, ``Beta``, ``Dirichlet``, ``VonMises``,
-        ``Bernoulli``, ``Categorical``. Draws have the same structure.
+        ``Laplace``, ``StudentT``, ``NormalMixture``, ``Gamma``, ``Beta``, ``Dirichlet``,
+        ``VonMises``, ``Bernoulli``, ``Categorical``. Draws have the same structure.
 
     Raises:
       TypeError: a leaf is not a family.

@@ -68,6 +68,7 @@ def component_log_weights(
 
 @functools.partial(jax.jit, static_argnames=("problem",))
 def log_prob(problem: Problem, params: Params, x: Data, z: Latents) -> Array:
+    """Log density of one value of the latents."""
     return problem.guide.log_prob(params.guide, x, z)
 
 

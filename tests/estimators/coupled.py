@@ -165,18 +165,22 @@ def check_steps(estimator, problem, params, x=None):
     )
 
 
-def check_precision(estimator, problem, params, x=None):
-    """Raise unless gradients have the dtype of the parameters, and float32 agrees with float64."""
-    found = []
-    for dtype in (jnp.float32, jnp.float64):
-        with jax.enable_x64(dtype == jnp.float64):
+def check_precision(estimator, target):
+    """Raise unless gradients have the dtype of the parameters, and float32 agrees with float64.
 
-            def cast(tree, dtype=dtype):
-                return jax.tree.map(lambda leaf: jnp.asarray(np.asarray(leaf), dtype), tree)
-
-            if not found:  # the same noise for both
-                noise = jax.tree.map(np.asarray, estimator.draw(jax.random.key(4), problem))
-            grads = estimate(estimator, problem, cast(params), cast(noise), cast(x)).grads
-            assert {leaf.dtype for leaf in jax.tree.leaves(grads)} == {jnp.dtype(dtype)}
-            found.append(np.asarray(ravel_pytree(grads)[0]))
-    np.testing.assert_allclose(*found, rtol=1e-4, atol=1e-5)
+    ``target()`` makes problem, parameters and data, in the precision that is on.
+    """
+    with jax.enable_x64(False):
+        problem, params, x = target()
+        noise = estimator.draw(jax.random.key(4), problem)
+        single = estimate(estimator, problem, params, noise, x).grads
+        assert {leaf.dtype for leaf in jax.tree.leaves(single)} == {jnp.dtype("float32")}
+        single = np.asarray(ravel_pytree(single)[0])
+        noise = jax.tree.map(np.asarray, noise)
+    with jax.enable_x64(True):
+        problem, params, x = target()
+        noise = jax.tree.map(lambda leaf: jnp.asarray(leaf, jnp.float64), noise)
+        double = estimate(estimator, problem, params, noise, x).grads
+        assert {leaf.dtype for leaf in jax.tree.leaves(double)} == {jnp.dtype("float64")}
+        double = np.asarray(ravel_pytree(double)[0])
+    np.testing.assert_allclose(single, double, rtol=1e-4, atol=1e-5)

@@ -3,6 +3,7 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.flatten_util import ravel_pytree
 
 import bbvi
 from bbvi.estimators.coefficient import Coefficient
@@ -39,20 +40,19 @@ def two_data_problem():
 NETWORK = LinearNetwork(1)
 
 
-def one_hot_problem(num_categories=3):
-    """Two coupled categoricals and a learned matrix, in terms of one-hot vectors."""
-    k = num_categories
-    table = jnp.cos(jnp.arange(k * k, dtype=float)).reshape(k, k)
+def one_hot_problem():
+    """Two coupled categoricals of three and a learned field, in terms of one-hot vectors."""
+    table = jnp.cos(jnp.arange(9.0)).reshape(3, 3)
 
     def log_joint(x, z, theta):
         first, second = z["c"]
         bonus = jnp.sum(jnp.sin(2 * first) * theta)
         return 2 * first @ table @ second + bonus - jax.nn.logsumexp(theta)
 
-    problem = bbvi.Problem(log_joint, bbvi.MeanField({"c": bbvi.OneHotCategorical(k, (2,))}))
+    problem = bbvi.Problem(log_joint, bbvi.MeanField({"c": bbvi.OneHotCategorical(3, (2,))}))
     guide = problem.guide.init(jax.random.key(0), None)
-    logits = jnp.sin(jnp.arange(2.0 * k)).reshape(2, k)
-    params = bbvi.Params(guide._replace(families={"c": {"logits": logits}}), jnp.arange(k) / 2.0)
+    logits = jnp.sin(jnp.arange(6.0)).reshape(2, 3)
+    params = bbvi.Params(guide._replace(families={"c": {"logits": logits}}), jnp.arange(3) / 2.0)
     return problem, params, None
 
 
@@ -102,3 +102,24 @@ def last_state(estimator, problem, params, steps, x=None):
     keys = jax.random.split(jax.random.key(1), steps)
     start = estimator.init(problem, params, x)
     return jax.jit(lambda: jax.lax.scan(step, start, keys)[0])()
+
+
+def check_precision(estimator, make, state_at):
+    """Raise unless gradients have the dtype of the parameters, and float32 agrees with float64.
+
+    ``state_at(problem, params, x)`` has coefficients other than zero, so that all parts count.
+    """
+    found, noise = [], None
+    for is_double, dtype in ((False, jnp.dtype("float32")), (True, jnp.dtype("float64"))):
+        with jax.enable_x64(is_double):
+            problem, params, x = make()
+            if noise is None:
+                noise = jax.tree.map(np.asarray, estimator.draw(jax.random.key(4), problem))
+            mine = jax.tree.map(lambda leaf, dtype=dtype: jnp.asarray(leaf, dtype), noise)
+            start = state_at(problem, params, x)
+            made, after = one_step(estimator, problem, params, x)(mine, start)
+            assert {leaf.dtype for leaf in jax.tree.leaves(made.grads)} == {dtype}
+            before = [leaf.dtype for leaf in jax.tree.leaves(start)]
+            assert [leaf.dtype for leaf in jax.tree.leaves(after)] == before
+            found.append(np.asarray(ravel_pytree(made.grads)[0]))
+    np.testing.assert_allclose(*found, rtol=1e-4, atol=1e-5)

@@ -82,7 +82,7 @@ def test_learned_coefficient():
 def test_steps():
     check_steps(bbvi.Arm(2), *batch_problem())
     check_steps(bbvi.Arm(2), *nested_problem())
-    check_precision(bbvi.Arm(4), *batch_problem())
+    check_precision(bbvi.Arm(4), batch_problem)
 
 
 def test_cost():

@@ -189,7 +189,7 @@ def test_learned_coefficient():
 def test_steps():
     check_steps(bbvi.Arms(2), *batch_problem())
     check_steps(bbvi.Arms(3), *nested_problem())
-    check_precision(bbvi.Arms(4), *batch_problem())
+    check_precision(bbvi.Arms(4), batch_problem)
 
 
 def test_certain_values_have_no_gradient(key):

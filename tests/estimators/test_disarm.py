@@ -128,7 +128,7 @@ def test_component_signal_learns_nothing(key):
 def test_steps():
     check_steps(bbvi.DisArm(2), *batch_problem())
     check_steps(bbvi.DisArm(2), *nested_problem())
-    check_precision(bbvi.DisArm(4), *batch_problem())
+    check_precision(bbvi.DisArm(4), batch_problem)
 
 
 def test_extreme_logits(key):

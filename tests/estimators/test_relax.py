@@ -17,9 +17,10 @@ from bbvi.estimators.discrete import discrete_model
 from bbvi.estimators.relax import component_entries
 from bbvi.testing import check_mean, exact_bernoulli_gradient
 from tests.estimators.categoricals import exact_gradient
-from tests.estimators.coupled import check_precision, check_steps, nested_problem
+from tests.estimators.coupled import check_steps, nested_problem
 from tests.estimators.oracles import bernoulli_signal_problem, signal_problem
 from tests.estimators.relaxed import (
+    check_precision,
     coefficients,
     exact_moments,
     last_state,
@@ -279,7 +280,8 @@ def test_two_steps_are_one_trace():
 
 @pytest.mark.parametrize("make", [two_data_problem, one_hot_problem])
 def test_precision(make):
-    check_precision(bbvi.Relax(2), make)
+    estimator = bbvi.Relax(2, Quadratic())
+    check_precision(estimator, make, lambda *at: state_at(estimator, *at, 0.8, 0.5))
 
 
 def test_equal_networks_make_equal_estimators():

@@ -170,7 +170,7 @@ def test_learned_coefficient():
 def test_steps():
     check_steps(bbvi.StickBreaking(2), *categorical_batch())
     check_steps(bbvi.StickBreaking(4), *three_kinds())
-    check_precision(bbvi.StickBreaking(4), *categorical_pair())
+    check_precision(bbvi.StickBreaking(4), categorical_pair)
 
 
 def test_extreme_logits(key):
