@@ -40,6 +40,7 @@ from bbvi.estimators import (
     UnorderedSet,
     VarGrad,
     Vimco,
+    catalogue_table,
 )
 from bbvi.factors import FactorizedLogJoint, scale_data_terms
 from bbvi.guides import (
@@ -162,6 +163,7 @@ __all__ = [
     "VarGrad",
     "Vimco",
     "VonMises",
+    "catalogue_table",
     "check_blankets",
     "choose_estimator",
     "diagnostics",

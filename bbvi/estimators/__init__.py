@@ -3,6 +3,7 @@
 from bbvi.estimators.arm import Arm
 from bbvi.estimators.arms import Arms
 from bbvi.estimators.base import BiasedEstimator, Cost, Estimate, Estimator, SurrogateEstimator
+from bbvi.estimators.catalogue import CATALOGUE, catalogue_table
 from bbvi.estimators.coordinate import CoordinateControlVariate
 from bbvi.estimators.disarm import DisArm
 from bbvi.estimators.discrete import DiscreteEstimator
@@ -32,6 +33,7 @@ from bbvi.estimators.var_grad import VarGrad
 from bbvi.estimators.vimco import Vimco
 
 __all__ = [
+    "CATALOGUE",
     "Arm",
     "Arms",
     "BiasedEstimator",
@@ -66,5 +68,6 @@ __all__ = [
     "UnorderedSet",
     "VarGrad",
     "Vimco",
+    "catalogue_table",
     "default_estimator",
 ]

@@ -246,6 +246,9 @@ class FitResult:
         else:
             bad = int(jnp.sum(~jnp.isfinite(weights)))
             lines.append(f"ELBO     not finite at {bad} of {VERDICT_DRAWS} draws")
+        if self.estimator.is_biased:
+            name = type(self.estimator).__name__
+            lines.append(f"bias     {name}'s gradient is not the objective's: nor is its optimum")
         if self.trend is not None:
             gain = MonteCarlo(self.trend.gain, self.trend.standard_error)
             lines.append(f"trend    {gain} nats gained over the last {self.trend.num_steps} steps")

@@ -19,14 +19,15 @@ def replicates(rng, bias=0.0):
 def test_summary_finds_variance_and_no_bias():
     found = discrete_variance.summary(*replicates(np.random.default_rng(0)))
     assert abs(found["variance"] - 14.0) < 4.0 * found["variance_se"] < 1.0
-    assert 0.1 < found["mean_squared_z"] < 2.5
-    assert found["relative_bias"] < 0.03
+    # 15 variances of mean 14 / 3 over 2000 replicates, against 15 squares of 2.
+    np.testing.assert_allclose(found["relative_noise"], np.sqrt(14 / 3 / 2000) / 2, rtol=0.05)
+    assert found["relative_bias"] < found["relative_noise"]
 
 
 def test_summary_finds_bias():
     found = discrete_variance.summary(*replicates(np.random.default_rng(0), bias=0.5))
     np.testing.assert_allclose(found["relative_bias"], 0.25, atol=0.03)
-    assert found["mean_squared_z"] > 20.0
+    assert found["relative_bias"] > 5.0 * found["relative_noise"]
 
 
 @pytest.mark.parametrize("row", discrete_variance.ROWS, ids=lambda row: row.name)
@@ -46,8 +47,8 @@ def test_enumeration_gives_the_exact_gradient():
         _, means = discrete_variance.replicated(
             row.estimator, params, x, steps=1, batches=1, size=2
         )
-        np.testing.assert_allclose(means[0], exact, atol=1e-4)
-        assert np.abs(exact).max() > 0.01
+        np.testing.assert_allclose(means[0], exact, atol=5e-4)  # float32
+        assert np.abs(exact).max() > 0.05
 
 
 @pytest.mark.slow

@@ -67,7 +67,7 @@ def nested_problem():
 
 def with_alpha(state, alpha):
     """The state whose learned coefficients are ``alpha``."""
-    return {name: Coefficient(jnp.asarray(-alpha), jnp.ones(())) for name in state}
+    return {name: Coefficient(jnp.asarray(-alpha), jnp.ones(()), jnp.zeros(())) for name in state}
 
 
 def pair_quadrature(estimator, problem, params, x):

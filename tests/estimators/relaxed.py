@@ -66,7 +66,7 @@ def linear_problem():
 
 def coefficients(value, *names):
     """Learned coefficients of this value, for the sites of these names."""
-    return {name: Coefficient(jnp.asarray(-value), jnp.ones(())) for name in names}
+    return {name: Coefficient(jnp.asarray(-value), jnp.ones(()), jnp.zeros(())) for name in names}
 
 
 def exact_moments(estimator, problem, params, x, state, num_nodes):

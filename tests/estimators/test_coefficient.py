@@ -36,7 +36,7 @@ def test_least_squares_with_decayed_weights(x64, num_steps):
         (weight * controls).reshape(-1, 1), -(weight * gradients).ravel(), rcond=None
     )
     assert 0 < wanted < 1
-    found = learn(gradients, controls).value()
+    found = learn(gradients, controls).least_squares()
     np.testing.assert_allclose(found, wanted, rtol=1e-12)
 
 
@@ -44,6 +44,23 @@ def test_an_exact_relation_is_found_in_one_step(x64):
     _, controls = random_steps(1)
     found = learn(-0.7 * controls, controls).value()
     np.testing.assert_allclose(found, 0.7, rtol=1e-14)
+
+
+def test_an_uncertain_coefficient_is_shrunk(x64):
+    """Where the best is zero its square falls manifold, and a certain one stays as it is."""
+    rng = np.random.default_rng(0)
+    controls = rng.normal(size=(200, 300, 7))
+    noise = rng.normal(size=controls.shape)
+    learned = jax.vmap(learn)(noise, controls)
+    plain, used = learned.least_squares(), jax.vmap(lambda c: c.value(-1.0, 1.0))(learned)
+    assert np.mean(used**2) < 0.2 * np.mean(plain**2)
+    assert np.mean(used == 0) > 0.5
+    # The error is that of the sums: what is off the line at each step, decayed.
+    steps = jnp.sum(noise * controls, axis=2) * DECAY ** np.arange(300)[None, ::-1]
+    np.testing.assert_allclose(np.mean(learned.error), np.std(steps.sum(1)), rtol=0.15)
+    learned = jax.vmap(learn)(noise - 0.5 * controls, controls)
+    used = jax.vmap(lambda c: c.value())(learned)
+    np.testing.assert_allclose(used, learned.least_squares(), rtol=0.05)
 
 
 def test_limits():
@@ -67,10 +84,10 @@ def test_the_past_is_forgotten(x64):
     _, controls = random_steps(700)
     old = learn(-0.9 * controls, controls)
     new = learn(-0.2 * controls, controls, old)
-    np.testing.assert_allclose(old.value(), 0.9, rtol=1e-12)
+    np.testing.assert_allclose(old.least_squares(), 0.9, rtol=1e-12)
     share = (DECAY**700 * old.variance) / new.variance
     assert 0 < share < 1e-3
-    np.testing.assert_allclose(new.value(), 0.2 + 0.7 * share, rtol=1e-12)
+    np.testing.assert_allclose(new.least_squares(), 0.2 + 0.7 * share, rtol=1e-12)
 
 
 @pytest.mark.parametrize(
@@ -91,7 +108,7 @@ def test_overflow_leaves_the_sums_alone(gradient, control):
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 def test_sums_keep_their_dtype(x64, dtype):
     """So that a state can be carried through a loop, whatever the dtype of the gradients."""
-    start = Coefficient(jnp.zeros((), dtype), jnp.zeros((), dtype))
+    start = Coefficient(*jnp.zeros(3, dtype))
     for other in ("float32", "float64"):
         moved = start.update(-jnp.ones(2, other), 2 * jnp.ones(2, other))
         assert {leaf.dtype for leaf in moved} == {jnp.dtype(dtype)}

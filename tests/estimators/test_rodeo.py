@@ -42,7 +42,8 @@ def learned_state(estimator, problem, params, x=None, multiple=0.6):
     weight = jnp.ones(())
     return state._replace(
         coefficients={
-            name: Coefficient(jnp.asarray(-multiple), weight) for name in state.coefficients
+            name: Coefficient(jnp.asarray(-multiple), weight, jnp.zeros(()))
+            for name in state.coefficients
         },
         network=unravel(flat + 0.3 * jax.random.normal(jax.random.key(7), flat.shape)),
         moments=state.moments._replace(total=jnp.stack(SCALES), weight=weight),

@@ -314,7 +314,7 @@ def chain_problem():
 
 def with_coefficient(state, value):
     """The state whose learned coefficient is ``value``."""
-    learned = Coefficient(jnp.asarray(-value), jnp.ones(()))
+    learned = Coefficient(jnp.asarray(-value), jnp.ones(()), jnp.zeros(()))
     return {name: site._replace(coefficient=learned) for name, site in state.items()}
 
 
@@ -428,7 +428,7 @@ def test_coefficient_is_learned():
 
 
 def test_an_overflow_does_not_spoil_the_coefficient():
-    learned = Coefficient(jnp.asarray(-0.5), jnp.ones(()))
+    learned = Coefficient(jnp.asarray(-0.5), jnp.ones(()), jnp.zeros(()))
     huge = {"g": jnp.array([1e30])}
     assert float(learned.update(huge, huge).value()) == 0.5
 
