@@ -109,7 +109,8 @@ def test_step_function_of_a_gamma(a):
     gradients = replicate_gradients(
         jax.random.key(1), bbvi.MeasureValued(2), problem, params, None, REPLICATES
     )
-    check_mean(gradients, -np.array([a * by_shape, b * by_rate]), power=0.05)
+    # Jumps make for heavy tails.
+    check_mean(gradients, -np.array([a * by_shape, b * by_rate]), power=0.1)
 
 
 def numpy_log_joint(x, z):

@@ -188,7 +188,7 @@ def test_proposals_are_checked():
     other = bbvi.MeanField({"mu": bbvi.Normal((2,))})
     phi = other.params_at({"mu": jnp.zeros(2)}, 1.0)
     with pytest.raises(
-        ValueError, match=r"the parameters of the proposal are {normal: float32\[2, 2"
+        ValueError, match=r"the parameters of the proposal are {normal: float\d+\[2, 2"
     ):
         result.log_evidence(key, proposal=(GUIDE, phi))
     named = bbvi.MeanField({"m": bbvi.Normal()})
