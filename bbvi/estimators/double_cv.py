@@ -59,14 +59,14 @@ class DoubleCv(DiscreteEstimator):
       >>> result = bbvi.fit(
       ...     lambda x, z: x @ z["b"],
       ...     bbvi.MeanField({"b": bbvi.Bernoulli((3,))}),
-      ...     jax.numpy.array([1.0, 0.0, -2.0]),
+      ...     jax.numpy.array([1.0, 0.5, -2.0]),
       ...     key=jax.random.key(0),
       ...     estimator=bbvi.DoubleCv(2),
       ...     num_steps=1000,
       ...     progress=False,
       ... )
       >>> [round(float(v), 1) for v in result.params.guide.families["b"]["logits"]]
-      [1.0, 0.0, -2.0]
+      [1.0, 0.5, -2.0]
 
     References:
       Titsias and Shi (2022), Double Control Variates for Gradient Estimation in Discrete Latent
