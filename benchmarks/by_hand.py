@@ -68,7 +68,9 @@ def hard(u: Array, eta: Array) -> Array:
 
 
 def uniforms(num_samples: int) -> Callable[[Array, int], Array]:
-    return lambda key, n: jax.random.uniform(key, (num_samples, n, NUM_LATENTS))
+    shape = num_samples, -1, NUM_LATENTS
+    # Flat: three times as fast on CPU as along a short last axis.
+    return lambda key, n: jax.random.uniform(key, (num_samples * n * NUM_LATENTS,)).reshape(shape)
 
 
 def bound(f: Array) -> Array:
@@ -140,7 +142,8 @@ def pairs(num_samples: int, *, is_arm: bool) -> Method:
 
 def arms(num_samples: int) -> Method:
     def draw(key: Array, n: int) -> Array:
-        return jax.random.exponential(key, (num_samples, n, NUM_LATENTS))
+        flat = jax.random.exponential(key, (num_samples * n * NUM_LATENTS,))
+        return flat.reshape(num_samples, n, NUM_LATENTS)
 
     def gradient(eta: Array, theta: Any, e: Array, x: Array, state: Any) -> Any:
         power, log_rare = num_samples - 1, jax.nn.log_sigmoid(-jnp.abs(eta))
@@ -192,7 +195,8 @@ def rebar(num_samples: int) -> Method:
 
     def draw(key: Array, n: int) -> Array:
         tiny = jnp.finfo(jnp.float32).tiny
-        return jax.random.uniform(key, (2, num_samples, n, NUM_LATENTS), minval=tiny)
+        flat = jax.random.uniform(key, (2 * num_samples * n * NUM_LATENTS,), minval=tiny)
+        return flat.reshape(2, num_samples, n, NUM_LATENTS)
 
     def gradient(eta: Array, theta: Any, noise: Array, x: Array, state: Any) -> Any:
         moments, log_tau, opt_state = state
@@ -285,11 +289,17 @@ def vimco(num_samples: int) -> Method:
     return Method(uniforms(num_samples), gradient)
 
 
-def enumeration(_: int) -> Method:
+def enumeration(_: int, *, is_shared: bool = False) -> Method:
+    """Every state of every image; shared, its decoder's output is computed once for all images.
+
+    That takes knowing that the images have the same states and only differ in their pixels.
+    """
     bits = (jnp.arange(2**NUM_LATENTS)[:, None] >> jnp.arange(NUM_LATENTS)) & 1
 
     def gradient(eta: Array, theta: Any, _: Any, x: Array, state: Any) -> Any:
         b = bits.astype(eta.dtype)[:, None]
+        if not is_shared:
+            b = jnp.broadcast_to(b, (len(bits), *eta.shape))
 
         def elbo(eta: Array, theta: Any) -> Array:
             log_prob = log_q(b, eta)

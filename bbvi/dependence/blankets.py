@@ -104,13 +104,18 @@ def entry_sites(z: Latents) -> tuple[Site, ...]:
 
 
 def factor_graph(
-    log_joint: LogJoint, x: Data, z: Latents, *model_args: PyTree, sites: Sequence[Site] = ()
+    log_joint: LogJoint,
+    x: Data,
+    z: Latents,
+    *model_args: PyTree,
+    sites: Sequence[Site] = (),
+    is_coarse: bool = False,
 ) -> tuple[FactorGraph, Any]:
     """Analyse ``log_joint`` at data x, which may be traced.
 
     Index data in x that are known now are followed by value, and masks and zeros too. A graph of
     traced x holds tracers, and is valid inside that trace for all data of these shapes; a graph
-    of known x is valid for that x only.
+    of known x is valid for that x only. A coarse graph has fewer and larger terms.
 
     Returns:
       The graph, and the program ``(x, z, *model_args) -> factor arrays`` as a closed jaxpr.
@@ -120,7 +125,7 @@ def factor_graph(
     labels: list[str] = []
 
     def arrays(x: Data, z: Latents, *model_args: PyTree) -> list[Array]:
-        factors = additive_factors(log_joint, x, z, *model_args)
+        factors = additive_factors(log_joint, x, z, *model_args, is_coarse=is_coarse)
         labels[:] = factors.labels
         return factors.arrays
 
@@ -171,6 +176,7 @@ def local_program(
     z: Latents,
     model_args: tuple[PyTree, ...],
     *extra: PyTree,
+    is_coarse: bool = False,
 ) -> PyTree:
     """Evaluate ``build(graph, evaluate, z, *extra)``; the analysis runs once per shape.
 
@@ -181,14 +187,16 @@ def local_program(
     """
 
     def run(x: Data, z: Latents, model_args: tuple[PyTree, ...], extra: PyTree) -> PyTree:
-        graph, factors = factor_graph(log_joint, x, z, *model_args, sites=sites)
+        graph, factors = factor_graph(
+            log_joint, x, z, *model_args, sites=sites, is_coarse=is_coarse
+        )
 
         def evaluate(z: Latents) -> list[Array]:
             return jex_core.jaxpr_as_fun(factors)(*jax.tree.leaves((x, z, model_args)))
 
         return build(graph, evaluate, z, *extra)
 
-    return traced_once((build, log_joint, sites), run, x, z, model_args, extra)
+    return traced_once((build, log_joint, sites, is_coarse), run, x, z, model_args, extra)
 
 
 def _sums(graph: FactorGraph, evaluate: Evaluate, z: Latents) -> tuple[Array, dict[str, Array]]:

@@ -89,15 +89,15 @@ class Components:
 
     def sum_terms(self, arrays: Sequence[Array]) -> Array:
         """The log joint by component ``[C]``; what reads no latent counts for component 0."""
-        sums, rest = jnp.zeros(self.num_components), jnp.zeros(())
+        sums, rest = jnp.zeros(self.num_components), []
         for labels, array in zip(self.terms, arrays, strict=True):
             if labels is None:
-                rest += jnp.sum(array)
+                rest.append(jnp.sum(array))
             else:
                 sums += labels.total(array)
                 if (labels.labels < 0).any():
-                    rest += jnp.sum(jnp.where(labels.labels < 0, array, 0))
-        return sums.at[0].add(rest)
+                    rest.append(jnp.sum(jnp.where(labels.labels < 0, array, 0)))
+        return sums.at[0].add(sum(rest)) if rest else sums
 
 
 def find_components(
@@ -123,18 +123,17 @@ def find_components(
       >>> find_components(log_joint, entry_sites(z), jnp.zeros(5), z).num_components
       5
     """
-    floating = jnp.zeros(()).dtype  # float64 when x64 is on: another program
-    return _find(log_joint, sites, abstract((x, z, args)), floating)
+    return _find(log_joint, sites, abstract((x, z, args)), _floating(), is_coarse=False)
 
 
 @functools.lru_cache(maxsize=MAX_KEPT)
 def _find(
-    log_joint: LogJoint, sites: tuple[Site, ...], structure: Any, floating: Any
+    log_joint: LogJoint, sites: tuple[Site, ...], structure: Any, floating: Any, *, is_coarse: bool
 ) -> Components:
     found: list[Components] = []
 
     def run(x: Data, z: Latents, args: tuple[PyTree, ...]) -> tuple[()]:
-        graph, _ = factor_graph(log_joint, x, z, *args, sites=sites)
+        graph, _ = factor_graph(log_joint, x, z, *args, sites=sites, is_coarse=is_coarse)
         found.append(of_graph(graph))
         return ()
 
@@ -146,7 +145,14 @@ def component_sums(
     log_joint: LogJoint, sites: tuple[Site, ...], x: Data, z: Latents, *args: PyTree
 ) -> Array:
     """The log joint of one draw by component, ``[C]``; its sum is the log joint."""
-    return local_program(_component_sums, log_joint, sites, x, z, args)
+    find = functools.partial(_find, log_joint, sites, abstract((x, z, args)), _floating())
+    # Terms as large as they can be without joining two components: the fewest operations.
+    is_coarse = find(is_coarse=True).is_same(find(is_coarse=False))
+    return local_program(_component_sums, log_joint, sites, x, z, args, is_coarse=is_coarse)
+
+
+def _floating() -> Any:
+    return jnp.zeros(()).dtype  # float64 when x64 is on: another program
 
 
 def _component_sums(graph: FactorGraph, evaluate: Evaluate, z: Latents) -> Array:

@@ -36,7 +36,9 @@ class Factors(NamedTuple):
     labels: list[str]
 
 
-def additive_factors(log_joint: LogJoint, x: Data, z: Latents, *model_args: PyTree) -> Factors:
+def additive_factors(
+    log_joint: LogJoint, x: Data, z: Latents, *model_args: PyTree, is_coarse: bool = False
+) -> Factors:
     r"""Split a log joint into factor arrays, none of them reduced yet.
 
     .. math::
@@ -54,6 +56,8 @@ def additive_factors(log_joint: LogJoint, x: Data, z: Latents, *model_args: PyTr
       x: data.
       z: one draw of the latents.
       *model_args: learned parameters of the model, if it has any.
+      is_coarse: whether to stop at arrays that are summed, whatever they are made of: fewer and
+        larger terms, of more latents each, which cost no more than the log joint itself.
 
     Returns:
       Factors in the order in which the log joint makes them, then the sum of all terms free of
@@ -84,7 +88,8 @@ def additive_factors(log_joint: LogJoint, x: Data, z: Latents, *model_args: PyTr
         for position, argument in enumerate(arguments)
         for name in named_leaves(argument, "z")
     ]
-    plan = make_plan(closed.jaxpr, [name is not None for name in names], [(output, Kind())])
+    is_latent = [name is not None for name in names]
+    plan = make_plan(closed.jaxpr, is_latent, [(output, Kind())], is_coarse=is_coarse)
     walk = Walk(plan, closed.consts, jax.tree.leaves(arguments))
     walk.send(output, np.ones((), output.aval.dtype), Kind(), FREE)
     with np.errstate(all="ignore"):  # weights that are numbers overflow in silence, as arrays do

@@ -109,6 +109,7 @@ class Plan:
       weighted: variables weights arrive at; only tainted ones, others are not followed.
       routes: by the number of the equation; equations without one are stops.
       live: numbers of the equations whose values are needed.
+      is_coarse: whether arrays are taken as they are, and only sums taken apart.
     """
 
     jaxpr: Jaxpr
@@ -117,6 +118,7 @@ class Plan:
     weighted: dict[Variable, Kind]
     routes: dict[int, Route]
     live: set[int]
+    is_coarse: bool = False
 
     def reads_latents(self, operand: Variable) -> bool:
         """Whether an operand may depend on the latents."""
@@ -134,6 +136,8 @@ def make_plan(
     is_latent: Sequence[bool],
     weighted: Sequence[tuple[Variable, Kind]],
     needed: Sequence[Variable] = (),
+    *,
+    is_coarse: bool = False,
 ) -> Plan:
     """Find the way from weighted outputs back.
 
@@ -142,11 +146,12 @@ def make_plan(
       is_latent: for each input, whether it may depend on the latents.
       weighted: outputs that carry a weight, and its kind.
       needed: outputs whose values are needed besides.
+      is_coarse: whether to take arrays as they are, and only sums apart.
 
     Returns:
       The plan.
     """
-    plan = Plan(jaxpr, tainted_variables(jaxpr, is_latent), set(), {}, {}, set())
+    plan = Plan(jaxpr, tainted_variables(jaxpr, is_latent), set(), {}, {}, set(), is_coarse)
     for equation in jaxpr.eqns:
         if equation.primitive.name in KEEP_ZERO and all(map(plan.is_zero, equation.invars)):
             plan.zeros.update(equation.outvars)
@@ -202,6 +207,8 @@ def linear_operands(
     """Operands to which the weight of an equation's output is passed on; none: it is a stop."""
     name, operands, (output, *_) = equation.primitive.name, equation.invars, equation.outvars
     reading = [p for p, var in enumerate(operands) if plan.reads_latents(var)]
+    if plan.is_coarse and output.aval.shape and name not in MOVES:
+        return ()
     if name in LINEAR or name in INDEXED:
         positions = range(len(operands))[INDEXED.get(name, slice(None))]
         is_linear = set(reading) <= set(positions) and is_linear_here(equation, positions)
@@ -285,6 +292,7 @@ def scan_route(plan: Plan, equation: Equation, outputs: list[int]) -> Route:
         tainted_scan_inputs(equation, [plan.reads_latents(var) for var in equation.invars]),
         [(body.jaxpr.outvars[p], kind) for p in split],
         [body.jaxpr.outvars[p] for p in range(num_carry) if p not in accumulators],
+        is_coarse=plan.is_coarse,
     )
     initial = tuple(num_consts + p for p in accumulators)
     return Route(tuple(split), initial, kind, ScanBody(body_plan, body.consts))

@@ -9,12 +9,14 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
+from bbvi._random import draw_flat
 from bbvi._types import Key, PyTree, Site
-from bbvi.estimators.discrete import BySite, Coupled, check_signal
+from bbvi.estimators.coupled import CoupledEstimator, check_signal
+from bbvi.estimators.discrete import BySite
 
 
 @dataclasses.dataclass(frozen=True)
-class Arms(Coupled):
+class Arms(CoupledEstimator):
     r"""Leave-one-out gradient from S mutually antithetic draws, for Bernoulli latents.
 
     With :math:`\theta = \sigma(\eta)`, :math:`q = \min(\theta, 1 - \theta)` and
@@ -79,7 +81,7 @@ class Arms(Coupled):
         """Exponentials, which divided by their sum over the draws are the Dirichlet."""
         keys = jax.random.split(key, len(sites))
         return {
-            site.name: jax.random.exponential(k, (self.num_samples, *site.block_shape))
+            site.name: draw_flat(jax.random.exponential, k, (self.num_samples, *site.block_shape))
             for site, k in zip(sites, keys, strict=True)
         }
 

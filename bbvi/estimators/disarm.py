@@ -8,12 +8,14 @@ from typing import Literal
 import jax
 import jax.numpy as jnp
 
+from bbvi._random import draw_flat
 from bbvi._types import Key, PyTree, Site
-from bbvi.estimators.discrete import BySite, Coupled, check_signal
+from bbvi.estimators.coupled import CoupledEstimator, check_signal
+from bbvi.estimators.discrete import BySite
 
 
 @dataclasses.dataclass(frozen=True)
-class DisArm(Coupled):
+class DisArm(CoupledEstimator):
     r"""Antithetic pairs with the uniform noise of ARM integrated out, for Bernoulli latents.
 
     A pair shares one uniform per entry, :math:`b = 1[u < \sigma(\eta)]` and
@@ -73,7 +75,7 @@ class DisArm(Coupled):
     def draw_sites(self, key: Key, sites: tuple[Site, ...]) -> PyTree:
         keys = jax.random.split(key, len(sites))
         return {
-            site.name: jax.random.uniform(k, (self.num_samples // 2, *site.block_shape))
+            site.name: draw_flat(jax.random.uniform, k, (self.num_samples // 2, *site.block_shape))
             for site, k in zip(sites, keys, strict=True)
         }
 

@@ -34,7 +34,8 @@ class JointStates(NamedTuple):
     """The joint values of the chosen sites, all components side by side.
 
     Attributes:
-      place: by site ``[*blocks]``, how many states the earlier blocks of the component have.
+      place: by site ``[*blocks]``, how many states the earlier blocks of the component have; of
+        length 1 along axes where they are all alike.
       counts: ``[C]``, how many states each component has.
     """
 
@@ -146,33 +147,30 @@ class Enumeration(DiscreteEstimator):
         # Padded to whole batches by states that have no probability.
         numbers = jnp.arange(-(-num_states // batch) * batch).reshape(-1, batch)
 
-        def expectation(logits: BySite, args: tuple[PyTree, ...]) -> tuple[Array, Array]:
+        def part(logits: BySite, args: tuple[PyTree, ...], number: Array) -> tuple[Array, Array]:
+            """What these states add to the expectations ``[draws, C]``."""
             inner = {name: logits[name] for name in chosen}
+            indices = same_state(states, number, inner)
+            log_q = model.total(log_probs(inner, indices))  # [batch, C]
+            q = jnp.where(number[:, None] < states.counts[None], jnp.exp(log_q), 0)
 
-            @jax.checkpoint
-            def over_batch(total: Array, number: Array) -> tuple[Array, None]:
-                every = jnp.broadcast_to(number[:, None], (batch, len(states.counts)))
-                indices = state_indices(states, model, every, inner)
-                log_q = model.total(log_probs(inner, indices))  # [batch, C]
-                q = jnp.where(number[:, None] < states.counts[None], jnp.exp(log_q), 0)
+            def given(draw: BySite) -> Array:
+                repeated = jax.tree.map(
+                    lambda leaf: jnp.broadcast_to(leaf[None], (batch, *leaf.shape)), draw
+                )
+                log_p = model.log_p(model.values(repeated | indices), args)
+                return jnp.sum(q * (log_p - log_q), axis=0)
 
-                def given(draw: BySite) -> Array:
-                    repeated = jax.tree.map(
-                        lambda leaf: jnp.broadcast_to(leaf[None], (batch, *leaf.shape)), draw
-                    )
-                    log_p = model.log_p(model.values(repeated | indices), args)
-                    return jnp.sum(q * (log_p - log_q), axis=0)
-
-                values = jax.vmap(given)(draws) if others else given({})[None]
-                return total + values, None
-
-            none = jnp.zeros((num_draws, len(states.counts)))
-            values, _ = jax.lax.scan(over_batch, none, numbers)
+            values = jax.vmap(given)(draws) if others else given({})[None]
             return jnp.sum(values) / num_draws, values
 
-        (ascent, by_args), values = jax.grad(expectation, argnums=(0, 1), has_aux=True)(
-            logits, model.args
-        )
+        def add(sums: PyTree, number: Array) -> tuple[PyTree, None]:
+            found = jax.grad(part, argnums=(0, 1), has_aux=True)(logits, model.args, number)
+            return jax.tree.map(jnp.add, sums, found), None
+
+        none = jnp.zeros((num_draws, len(states.counts)))
+        zeros = jax.tree.map(jnp.zeros_like, (logits, model.args))
+        ((ascent, by_args), values), _ = jax.lax.scan(add, (zeros, none), numbers)
         if others:
             outer = {name: logits[name] for name in others}
             values = values - model.total(log_probs(outer, draws))
@@ -225,7 +223,23 @@ def joint_states(
         for block in np.ndindex(of_block.shape):
             place[site_name][block] = counts[of_block[block]]
             counts[of_block[block]] *= num_values[site_name]
+        # Alike along the axis of a batch: kept once, to divide by once.
+        for axis in range(of_block.ndim):
+            first = place[site_name].take([0], axis)
+            if (place[site_name] == first).all():
+                place[site_name] = first
     return JointStates(place, counts)
+
+
+def same_state(states: JointStates, number: Array, logits: BySite) -> BySite:
+    """``state_indices`` at numbers ``[M]`` that are the same in all components."""
+    found = {}
+    for name, place in states.place.items():
+        num_values = 2 if logits[name].ndim == place.ndim else logits[name].shape[-1]
+        digits = number.reshape(-1, *[1 for _ in place.shape]) // place[None] % num_values
+        shape = len(number), *logits[name].shape[: place.ndim]
+        found[name] = jnp.broadcast_to(digits, shape).astype(jnp.int32)
+    return found
 
 
 def state_indices(

@@ -6,12 +6,13 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
+from bbvi._random import draw_flat
 from bbvi._types import Key, Site
 
 
 def positive_uniforms(key: Key, shape: tuple[int, ...]) -> Array:
     """Uniforms that are never 0, which has no logistic and no Gumbel."""
-    return jax.random.uniform(key, shape, minval=jnp.finfo(jnp.zeros(()).dtype).tiny)
+    return draw_flat(jax.random.uniform, key, shape, minval=jnp.finfo(jnp.zeros(()).dtype).tiny)
 
 
 def perturb(site: Site, u: Array, logits: Array) -> Array:

@@ -14,7 +14,7 @@ from jax.lax import stop_gradient
 
 from bbvi._types import Data, Latents, Params, PyTree
 from bbvi.baselines import Baseline, LeaveOneOut, minus_others
-from bbvi.dependence.components import local_sums
+from bbvi.dependence.components import component_sums, local_sums
 from bbvi.estimators.base import Estimate, Estimator, check_elbo
 from bbvi.estimators.coefficient import Coefficient
 from bbvi.problem import Problem, over_draws
@@ -152,9 +152,14 @@ def evaluate(
     Each where it is needed; else one component, and no sums.
     """
     num_blocks = sum(math.prod(s) for s in problem.block_shapes(params, x).values())
-    if num_blocks == 1 or all(e.signal == "full" for e in estimators.values()):
+    signals = {estimator.signal for estimator in estimators.values()}
+    if num_blocks == 1 or signals == {"full"}:
         return problem.log_p(params, x, z)[:, None], {}
     sites, args = problem.guide.sites(), problem.model_args(params)
+    if signals <= {"full", "component"}:
+        return over_draws(
+            lambda draw: component_sums(problem.log_joint, sites, x, draw, *args), z
+        ), {}
     return over_draws(lambda draw: local_sums(problem.log_joint, sites, x, draw, *args), z)
 
 

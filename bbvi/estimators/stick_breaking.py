@@ -10,12 +10,14 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
+from bbvi._random import draw_flat
 from bbvi._types import Key, PyTree, Site
-from bbvi.estimators.discrete import BySite, Coupled, check_signal
+from bbvi.estimators.coupled import CoupledEstimator, check_signal
+from bbvi.estimators.discrete import BySite
 
 
 @dataclasses.dataclass(frozen=True)
-class StickBreaking(Coupled):
+class StickBreaking(CoupledEstimator):
     r"""Antithetic pairs of categorical draws: DisARM for every stick that a draw may break.
 
     A draw takes the first category k whose stick breaks, :math:`b_k = 1`, or the last. The K - 1
@@ -89,8 +91,10 @@ class StickBreaking(Coupled):
         """A uniform for every stick of every pair, ``{site: [S/2, *blocks, K-1]}``."""
         keys = jax.random.split(key, len(sites))
         return {
-            site.name: jax.random.uniform(
-                k, (self.num_samples // 2, *site.block_shape, (site.num_values or 0) - 1)
+            site.name: draw_flat(
+                jax.random.uniform,
+                k,
+                (self.num_samples // 2, *site.block_shape, (site.num_values or 0) - 1),
             )
             for site, k in zip(sites, keys, strict=True)
         }

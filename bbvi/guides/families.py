@@ -14,6 +14,7 @@ from jax.scipy.special import betaln, digamma, ndtri
 from tensorflow_probability.substrates.jax.math import betaincinv
 
 from bbvi import supports
+from bbvi._random import draw_flat
 from bbvi._types import Key, PyTree
 from bbvi.guides.base import check_shape, size
 from bbvi.supports import Support
@@ -149,7 +150,9 @@ class LocationScale(Family):
 
     def base_noise(self, key: Key) -> Array:
         with jax.numpy_rank_promotion("allow"):
-            return self.standard().sample(seed=key, sample_shape=self.unconstrained_shape)
+            # Drawn flat, for speed: see ``draw_flat``.
+            flat = self.standard().sample(seed=key, sample_shape=(self.noise_size,))
+        return flat.reshape(self.unconstrained_shape)
 
     @property
     def noise_size(self) -> int:
@@ -500,7 +503,7 @@ class Bernoulli(Family):
         return distrax.Bernoulli(params["logits"], dtype=jnp.int32)
 
     def base_noise(self, key: Key) -> Array:
-        return jax.random.uniform(key, self.shape)
+        return draw_flat(jax.random.uniform, key, self.shape)
 
     @property
     def noise_size(self) -> int:
@@ -569,7 +572,7 @@ class Categorical(Family):
         return distrax.Categorical(params["logits"], dtype=jnp.int32)
 
     def base_noise(self, key: Key) -> Array:
-        return jax.random.uniform(key, self.shape)
+        return draw_flat(jax.random.uniform, key, self.shape)
 
     @property
     def noise_size(self) -> int:
@@ -630,7 +633,7 @@ class OneHotCategorical(Categorical):
         return {"logits": jnp.log(scale / self.num_categories + (1 - scale) * z)}
 
     def base_noise(self, key: Key) -> Array:
-        return jax.random.uniform(key, self.shape[:-1])
+        return draw_flat(jax.random.uniform, key, self.shape[:-1])
 
     @property
     def noise_size(self) -> int:

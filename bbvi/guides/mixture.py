@@ -12,6 +12,7 @@ from jax.scipy.special import log_ndtr, ndtri
 from jax.scipy.stats import norm
 
 from bbvi import supports
+from bbvi._random import draw_flat
 from bbvi._types import Key, PyTree
 from bbvi.guides.families import Family
 from bbvi.supports import Support
@@ -116,7 +117,10 @@ class NormalMixture(Family):
 
     def base_noise(self, key: Key) -> tuple[Array, Array]:
         selection, deviation = jax.random.split(key)
-        return jax.random.uniform(selection, self.shape), jax.random.normal(deviation, self.shape)
+        return (
+            draw_flat(jax.random.uniform, selection, self.shape),
+            draw_flat(jax.random.normal, deviation, self.shape),
+        )
 
     def sample(self, noise: tuple[Array, Array], params: PyTree) -> Array:
         u = _draw(*noise, params["logits"], params["loc"], params["log_scale"])

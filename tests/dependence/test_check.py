@@ -187,8 +187,8 @@ def test_a_term_counted_twice_is_found(monkeypatch):
 def test_terms_that_do_not_add_up_are_found(monkeypatch):
     right = blankets.additive_factors
 
-    def shifted(*args):
-        factors = right(*args)
+    def shifted(*args, **kwargs):
+        factors = right(*args, **kwargs)
         return factors._replace(arrays=[factors.arrays[0] + 1.0, *factors.arrays[1:]])
 
     monkeypatch.setattr(blankets, "additive_factors", shifted)

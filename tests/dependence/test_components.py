@@ -142,6 +142,52 @@ def test_partition(log_joint, x, size, expected):
     assert labels_of(find_components(log_joint, sites, x, z)).tolist() == expected
 
 
+def contractions(function, *args):
+    text = str(jax.make_jaxpr(function)(*args))
+    return text.count("dot_general")
+
+
+def test_sums_cost_no_more_than_the_log_joint():
+    """The fit is taken as it is, not multiplied out into terms of each latent."""
+    b, theta, x = jnp.ones((5, 2)), jnp.ones((2, 7)), jnp.ones((5, 7))
+    sites = bbvi.MeanField({"b": bbvi.Bernoulli((5, 2))}).sites()
+
+    def log_joint(x, z, theta):
+        logits = z["b"] @ theta
+        return jnp.sum(x * logits - jax.nn.softplus(logits)) + jnp.sum(z["b"])
+
+    def sums(b, theta):
+        return component_sums(log_joint, sites, x, {"b": b}, theta)
+
+    assert contractions(sums, b, theta) == contractions(
+        lambda b, theta: log_joint(x, {"b": b}, theta), b, theta
+    )
+    np.testing.assert_allclose(
+        sums(b, theta),
+        [log_joint(x[n : n + 1], {"b": b[n : n + 1]}, theta) for n in range(5)],
+        rtol=1e-6,
+    )
+
+
+@pytest.mark.parametrize(
+    "total",
+    [
+        lambda f: jnp.sum(jnp.cumsum(f)),
+        lambda f: jnp.sum(f[1:] + f[:-1]),
+        lambda f: jnp.sum(jnp.tril(jnp.ones((4, 4))) @ f),
+    ],
+)
+def test_sums_are_taken_apart_where_an_array_would_join_components(total):
+    def log_joint(x, z):
+        return total(x * jnp.sin(z))
+
+    x, z = jnp.array([0.5, -1.0, 2.0, 0.3]), jnp.array([0.2, 0.9, -0.4, 1.5])
+    found = component_sums(log_joint, entry_sites(z), x, z)
+    zero = log_joint(x, jnp.zeros(4))
+    alone = [log_joint(x, jnp.where(jnp.arange(4) == n, z, 0.0)) - zero for n in range(4)]
+    np.testing.assert_allclose(found, alone, rtol=1e-5)
+
+
 def test_zeros_that_log_joint_closes_over_divide_it():
     weights = np.zeros((6, 6))
     for i, j in itertools.pairwise([0, 2, 5]):

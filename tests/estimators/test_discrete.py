@@ -16,7 +16,6 @@ from bbvi.estimators.discrete import (
     as_floats,
     check_discrete,
     draw_indices,
-    has_several_blocks,
     log_probs,
     scores,
 )
@@ -132,16 +131,6 @@ def test_spread_is_the_adjoint_of_total(x64, is_whole):
     wanted = by_block[B].sum(axis=2) + by_block[C] + by_block[HOT]
     wanted = wanted.sum(axis=1, keepdims=True) if is_whole else wanted
     np.testing.assert_allclose(total, wanted, rtol=1e-12)
-
-
-def test_several_blocks():
-    """Entries that are all on their own have no others in their component."""
-    assert has_several_blocks(discrete_model())
-    guide = bbvi.MeanField({"b": bbvi.Bernoulli((3,))})
-    assert not has_several_blocks(discrete_model(lambda x, z: x @ z["b"], guide, args=()))
-    assert has_several_blocks(discrete_model(lambda x, z: 0.5 * z["b"].sum() ** 2, guide, args=()))
-    scalar = bbvi.MeanField({"b": bbvi.Bernoulli()})
-    assert not has_several_blocks(discrete_model(lambda x, z: 1.0 * z["b"], scalar, args=()))
 
 
 # Draws.
