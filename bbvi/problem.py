@@ -101,7 +101,7 @@ class Problem:
 
         The latents of different components are independent under the posterior, so each has its
         own importance weights. Summed over C they are ``log_p`` and ``log_q``; terms that read no
-        latent count for component 0.
+        latent are shared out evenly.
         """
         components = self.components(params, x)
         if components.num_components == 1:

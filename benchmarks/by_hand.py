@@ -5,12 +5,13 @@ write who knew that the data are independent, that all latents are Bernoulli, an
 is linear. Each ``Method`` has the arithmetic of the estimator of bbvi that it is measured against.
 """
 
+import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import optax
+import numpy as np
 from jax import Array
 
 from models.digits_vae import NUM_LATENTS
@@ -77,16 +78,27 @@ def bound(f: Array) -> Array:
     return jnp.sum(jnp.mean(f, 0))
 
 
+def best(state: Array) -> Array:
+    return -state[0] / jnp.where(state[1] > 0, state[1], 1)
+
+
 def learn(state: Array, plain: Array, control: Array) -> Array:
-    return DECAY * state + jnp.stack([jnp.vdot(plain, control), jnp.vdot(control, control)])
+    """Decayed sums of two products, and the error of the first, from how far off each step was."""
+    covariance, variance = jnp.vdot(plain, control), jnp.vdot(control, control)
+    off = jnp.where(state[1] > 0, covariance + best(state) * variance, 0)
+    error = jnp.hypot(DECAY * state[2], off)
+    return jnp.stack([DECAY * state[0] + covariance, DECAY * state[1] + variance, error])
 
 
 def multiple(state: Array, low: float, high: float) -> Array:
-    return jnp.clip(-state[0] / jnp.where(state[1] > 0, state[1], 1), low, high)
+    """The best multiple so far, the smaller the less certain it is."""
+    size = jnp.abs(state[0])
+    share = state[2] / jnp.where(size > 0, size, 1)
+    return jnp.clip(best(state) * jnp.maximum(1 - 2 * share**2, 0), low, high)
 
 
 def no_moments() -> Array:
-    return jnp.zeros(2)
+    return jnp.zeros(3)
 
 
 def leave_one_out(num_samples: int) -> Method:
@@ -96,6 +108,20 @@ def leave_one_out(num_samples: int) -> Method:
         f = found - log_q(b, eta)
         score = b - jax.nn.sigmoid(eta)
         return bound(f), jnp.mean(minus_others(f)[..., None] * score, 0), by_theta, state
+
+    return Method(uniforms(num_samples), gradient)
+
+
+def var_grad(num_samples: int) -> Method:
+    """As leave-one-out, but with one signal for all data, as if they were not independent."""
+
+    def gradient(eta: Array, theta: Any, u: Array, x: Array, state: Any) -> Any:
+        b = hard(u, eta)
+        found, by_theta = value(b, theta, x)
+        f = jnp.sum(found - log_q(b, eta), -1)
+        score = b - jax.nn.sigmoid(eta)
+        ascent = jnp.tensordot(minus_others(f), score, 1) / num_samples
+        return jnp.mean(f), ascent, by_theta, state
 
     return Method(uniforms(num_samples), gradient)
 
@@ -136,6 +162,22 @@ def pairs(num_samples: int, *, is_arm: bool) -> Method:
         else:
             ascent = 0.5 * jnp.mean(difference * (b1 - b2), 0) * jax.nn.sigmoid(jnp.abs(eta))
         return bound(f), ascent, by_theta, state
+
+    return Method(uniforms(num_samples // 2), gradient)
+
+
+def stick_breaking(num_samples: int) -> Method:
+    """Pairs for the likelier value: DisARM with the other one drawn where the uniform is large."""
+
+    def gradient(eta: Array, theta: Any, u: Array, x: Array, state: Any) -> Any:
+        prob = jax.nn.sigmoid(jnp.abs(eta))
+        is_rare = jnp.concatenate([u >= prob, 1 - u >= prob])
+        b = (is_rare == (eta <= 0)).astype(eta.dtype)
+        found, by_theta = value(b, theta, x)
+        f1, f2 = jnp.split(found - log_q(b, eta), 2)
+        b1, b2 = jnp.split(b, 2)
+        ascent = 0.5 * jnp.mean((f1 - f2)[..., None] * (b1 - b2), 0) * prob
+        return bound(jnp.concatenate([f1, f2])), ascent, by_theta, state
 
     return Method(uniforms(num_samples // 2), gradient)
 
@@ -190,48 +232,6 @@ def mu_prop(num_samples: int) -> Method:
     return Method(uniforms(num_samples), gradient, no_moments)
 
 
-def rebar(num_samples: int) -> Method:
-    optimizer, initial = optax.adam(1e-2, eps=1e-16), jnp.log(0.5)
-
-    def draw(key: Array, n: int) -> Array:
-        tiny = jnp.finfo(jnp.float32).tiny
-        flat = jax.random.uniform(key, (2 * num_samples * n * NUM_LATENTS,), minval=tiny)
-        return flat.reshape(2, num_samples, n, NUM_LATENTS)
-
-    def gradient(eta: Array, theta: Any, noise: Array, x: Array, state: Any) -> Any:
-        moments, log_tau, opt_state = state
-        u, v = noise
-        b = (eta + jnp.log(u) - jnp.log1p(-u) > 0).astype(eta.dtype)
-        found, by_theta = value(b, theta, x)
-        f, score = found - log_q(b, eta), b - jax.nn.sigmoid(eta)
-        plain = jnp.mean(minus_others(f)[..., None] * score, 0)
-
-        def control(log_tau: Array) -> Array:
-            def difference(moved: Array) -> tuple[Array, Array]:
-                z = moved + jnp.log(u) - jnp.log1p(-u)
-                sign = 2 * b - 1
-                log_v, log_rest = jnp.log(v), jnp.log1p(-v)
-                shifted = sign * moved + jnp.where(b == 1, log_v, log_rest)
-                given = sign * (jax.nn.softplus(shifted) - jnp.where(b == 1, log_rest, log_v))
-                y = jax.nn.sigmoid(jnp.concatenate([z, given]) / jnp.exp(log_tau))
-                c, c_given = jnp.split(log_p(y, theta, x) - log_q(y, eta), 2)
-                return jnp.sum(c - c_given) / num_samples, c_given
-
-            moved, c_given = jax.grad(difference, has_aux=True)(eta)
-            return moved - jnp.mean(minus_others(c_given)[..., None] * score, 0)
-
-        variate, by_tau = jax.jvp(control, (log_tau,), (jnp.ones(()),))
-        scale = multiple(moments, 0, 2)
-        ascent = plain + scale * variate
-        slope = scale * jnp.vdot(ascent, by_tau)
-        updates, opt_state = optimizer.update(slope, opt_state)
-        log_tau = jnp.clip(log_tau + updates, initial - 3, initial + 3)
-        state = learn(moments, plain, variate), log_tau, opt_state
-        return bound(f), ascent, by_theta, state
-
-    return Method(draw, gradient, lambda: (jnp.zeros(2), initial, optimizer.init(initial)))
-
-
 def straight_through(num_samples: int) -> Method:
     def gradient(eta: Array, theta: Any, u: Array, x: Array, state: Any) -> Any:
         b, mu = hard(u, eta), jax.nn.sigmoid(eta)
@@ -267,26 +267,7 @@ def rein_max(num_samples: int) -> Method:
     return Method(uniforms(num_samples), gradient)
 
 
-def vimco(num_samples: int) -> Method:
-    """With the geometric mean of the other draws' weights; one bound of all draws."""
-
-    def gradient(eta: Array, theta: Any, u: Array, x: Array, state: Any) -> Any:
-        b, score = hard(u, eta), hard(u, eta) - jax.nn.sigmoid(eta)
-
-        def of_theta(theta: Any) -> tuple[Array, tuple[Array, Array]]:
-            log_w = log_p(b, theta, x) - log_q(b, eta)
-            each = jax.nn.logsumexp(log_w, 0) - jnp.log(num_samples)
-            return jnp.sum(each), (log_w, each)
-
-        by_theta, (log_w, each) = jax.grad(of_theta, has_aux=True)(theta)
-        stand_in = log_w - minus_others(log_w)
-        is_self = jnp.eye(num_samples, dtype=bool)[..., None]
-        without = jnp.where(is_self, stand_in[:, None], log_w[None])
-        signal = each - (jax.nn.logsumexp(without, 1) - jnp.log(num_samples))
-        weight = signal - jax.nn.softmax(log_w, 0)
-        return jnp.sum(each), jnp.sum(weight[..., None] * score, 0), by_theta, state
-
-    return Method(uniforms(num_samples), gradient)
+BITS = (np.arange(2**NUM_LATENTS)[:, None] >> np.arange(NUM_LATENTS)) & 1
 
 
 def enumeration(_: int, *, is_shared: bool = False) -> Method:
@@ -294,12 +275,11 @@ def enumeration(_: int, *, is_shared: bool = False) -> Method:
 
     That takes knowing that the images have the same states and only differ in their pixels.
     """
-    bits = (jnp.arange(2**NUM_LATENTS)[:, None] >> jnp.arange(NUM_LATENTS)) & 1
 
     def gradient(eta: Array, theta: Any, _: Any, x: Array, state: Any) -> Any:
-        b = bits.astype(eta.dtype)[:, None]
+        b = jnp.asarray(BITS, eta.dtype)[:, None]
         if not is_shared:
-            b = jnp.broadcast_to(b, (len(bits), *eta.shape))
+            b = jnp.broadcast_to(b, (len(BITS), *eta.shape))
 
         def elbo(eta: Array, theta: Any) -> Array:
             log_prob = log_q(b, eta)
@@ -309,3 +289,59 @@ def enumeration(_: int, *, is_shared: bool = False) -> Method:
         return found, by_eta, by_theta, state
 
     return Method(lambda key, n: (), gradient)
+
+
+def unordered_set(num_samples: int) -> Method:
+    """Distinct states of each image, those whose log probability plus Gumbel noise is largest."""
+
+    def draw(key: Array, n: int) -> Array:
+        return jax.random.gumbel(key, (n * len(BITS),)).reshape(n, len(BITS))
+
+    def gradient(eta: Array, theta: Any, gumbel: Array, x: Array, state: Any) -> Any:
+        every = eta @ BITS.T.astype(eta.dtype) - jnp.sum(jax.nn.softplus(eta), -1, keepdims=True)
+        ranked = every + gumbel
+        top, number = jax.lax.top_k(ranked, num_samples)
+        rest = jax.nn.logsumexp(jnp.where(ranked < top[:, -1:], every, -jnp.inf), -1)
+        b = ((number.T[..., None] >> np.arange(NUM_LATENTS)) & 1).astype(eta.dtype)
+        members = log_q(b, eta)
+        first, others = set_weights(members, rest)
+
+        def mean(theta: Any) -> tuple[Array, Array]:
+            found = log_p(b, theta, x)
+            return jnp.sum(first * found), found
+
+        by_theta, found = jax.grad(mean, has_aux=True)(theta)
+        f = found - members
+        signal = first * (f - jnp.sum(others * f, 1))
+        ascent = jnp.sum(signal[..., None] * (b - jax.nn.sigmoid(eta)), 0)
+        return jnp.sum(first * f), ascent, by_theta, state
+
+    return Method(draw, gradient)
+
+
+def set_weights(members: Array, rest: Array) -> tuple[Array, Array]:
+    """Probabilities ``[S, N]`` that each was drawn first, and weights in each one's baseline.
+
+    From log probabilities ``[S, N]`` of the members and ``[N]`` of all that is not in the set.
+    """
+    every = frozenset(range(len(members)))
+
+    @functools.cache
+    def log_next(drawn: frozenset[int]) -> Array:
+        """Log probability that the next draws are all the other members, in any order."""
+        if drawn == every:
+            return jnp.zeros_like(rest)
+        missing = sorted(every - drawn)
+        left = jnp.logaddexp(jax.nn.logsumexp(members[np.array(missing)], 0), rest)
+        after = jnp.stack([members[i] + log_next(drawn | {i}) for i in missing])
+        return jax.nn.logsumexp(after, 0) - left
+
+    def weight(i: int, drawn: frozenset[int]) -> Array:
+        if i in drawn:
+            return jnp.exp(members[i])
+        return jnp.exp(members[i] + log_next(drawn | {i}) - log_next(drawn))
+
+    def weights(drawn: frozenset[int]) -> Array:
+        return jnp.stack([weight(i, drawn) for i in sorted(every)])
+
+    return weights(frozenset()), jnp.stack([weights(frozenset({i})) for i in sorted(every)])

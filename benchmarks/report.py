@@ -207,7 +207,7 @@ def discrete_variance(results: dict[str, Any]) -> list[str]:
         cells += [str(case["values"]), str(case["gradients"])]
         independent = case["independent"] or (None,) * len(steps)
         for found, other in zip(case["points"].values(), independent, strict=True):
-            is_seen = found["relative_bias"] > max(found["relative_noise"], 1e-3)
+            is_seen = found["relative_bias"] > max(2 * found["relative_noise"], 1e-3)
             bias = _number(found["relative_bias"]) if is_seen else "-"
             error = _number(found["variance_se"])
             cells += [f"{_number(found['variance'])} ± {error}", _number(other), bias]

@@ -88,7 +88,7 @@ class Components:
         )
 
     def sum_terms(self, arrays: Sequence[Array]) -> Array:
-        """The log joint by component ``[C]``; what reads no latent counts for component 0."""
+        """The log joint by component ``[C]``; what reads no latent is shared out evenly."""
         sums, rest = jnp.zeros(self.num_components), []
         for labels, array in zip(self.terms, arrays, strict=True):
             if labels is None:
@@ -97,7 +97,7 @@ class Components:
                 sums += labels.total(array)
                 if (labels.labels < 0).any():
                     rest.append(jnp.sum(jnp.where(labels.labels < 0, array, 0)))
-        return sums.at[0].add(sum(rest)) if rest else sums
+        return sums + sum(rest) / self.num_components if rest else sums
 
 
 def find_components(

@@ -22,8 +22,10 @@ class VarGrad(SurrogateEstimator):
       g = \nabla_\phi \frac{1}{2 (S-1)} \sum_s \big(d_s - \bar d\big)^2, \qquad
       d_s = \log q(z_s; \phi) - \log p(x, z_s)
 
+    Parts of the model that share no term, such as the data of a batch, have a variance each.
     Unbiased for the ELBO, and equal draw for draw to the score function with a leave-one-out
-    baseline; the divisor must be S - 1 (dividing by S shrinks the gradient by (S-1)/S).
+    baseline and ``signal="component"``; the divisor must be S - 1 (dividing by S shrinks the
+    gradient by (S-1)/S).
     Cost: ``num_samples`` values of ``log_joint``, which need not be differentiable.
 
     Args:
@@ -58,7 +60,8 @@ class VarGrad(SurrogateEstimator):
         self, noise: PyTree, problem: Problem, params: Params, x: Data, state: PyTree
     ) -> tuple[Array, tuple[Array, PyTree]]:
         z = problem.sample(noise, params._replace(guide=stop_gradient(params.guide)), x)
-        log_p, log_q = problem.log_p(params, x, z), problem.log_q(params, x, z)
-        half_variance = 0.5 * jnp.var(log_q - stop_gradient(log_p), ddof=1)
+        log_p, log_q = problem.by_component(params, x, z)
+        half_variances = 0.5 * jnp.var(log_q - stop_gradient(log_p), axis=0, ddof=1)
         # The mean of log p carries the gradient of learned model parameters, and nothing else.
-        return half_variance - jnp.mean(log_p), (stop_gradient(log_p - log_q), state)
+        scalar = jnp.sum(half_variances) - jnp.sum(jnp.mean(log_p, axis=0))
+        return scalar, (jnp.sum(stop_gradient(log_p - log_q), axis=1), state)

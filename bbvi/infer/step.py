@@ -68,7 +68,7 @@ class StepInfo(NamedTuple):
       loss: the objective's value.
       gradient_norm: Euclidean norm of the gradient over all parameters.
       finite: whether loss and gradient were finite; if not, the parameters were left alone.
-      log_weights: ``[S]`` log weights of the draws.
+      log_weights: ``[S]`` log weights of the draws, or ``[S, C]`` by component of the model.
       params: parameters the gradient was taken at.
       grads: the gradient.
 

@@ -1,6 +1,7 @@
 import json
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -49,6 +50,32 @@ def test_enumeration_gives_the_exact_gradient():
         )
         np.testing.assert_allclose(means[0], exact, atol=5e-4)  # float32
         assert np.abs(exact).max() > 0.05
+
+
+def exact_score_function_variance(params, x):
+    """Of one draw without baseline, mean over images: by all values of the latents."""
+    logits = discrete_variance.logits_of(params)
+    values = jnp.asarray(digits_vae.all_values(), float)
+    log_q = logits @ values.T - jax.nn.softplus(logits).sum(1, keepdims=True)
+    signal = digits_vae.log_joints(x, params.model) - log_q
+    scores = values[None] - jax.nn.sigmoid(logits)[:, None]
+    first = jnp.einsum("ns,ns,nsd->nd", jnp.exp(log_q), signal, scores)
+    second = jnp.einsum("ns,ns,nsd->nd", jnp.exp(log_q), signal**2, scores**2)
+    return float((second - first**2).sum(1).mean())
+
+
+def test_variance_of_the_score_function_is_the_exact_one():
+    """Constants of the model count for every image alike: 35 times as much if for one of them."""
+    x, at = discrete_variance.points()
+    (row,) = (row for row in discrete_variance.ROWS if row.name == "REINFORCE")
+    for params in at.values():
+        variances, _ = discrete_variance.replicated(
+            row.estimator, params, x, steps=1, batches=20, size=50
+        )
+        found = np.asarray(variances).sum(axis=2).mean(axis=1)
+        exact = exact_score_function_variance(params, x) / row.estimator.num_samples
+        error = found.std(ddof=1) / np.sqrt(len(found))
+        assert abs(found.mean() - exact) < 4.5 * error < 0.3 * exact
 
 
 @pytest.mark.slow
