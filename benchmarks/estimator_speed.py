@@ -45,7 +45,8 @@ CASES: dict[str, tuple[bbvi.Estimator, by_hand.Method]] = {
         bbvi.ScoreFunction(NUM_SAMPLES, signal="component"),
         by_hand.leave_one_out(NUM_SAMPLES),
     ),
-    "var_grad": (bbvi.VarGrad(NUM_SAMPLES), by_hand.var_grad(NUM_SAMPLES)),
+    # Half the variance of the signals has the same gradient, draw for draw.
+    "var_grad": (bbvi.VarGrad(NUM_SAMPLES), by_hand.leave_one_out(NUM_SAMPLES)),
     "adaptive": (bbvi.ScoreFunction(NUM_SAMPLES), by_hand.adaptive(NUM_SAMPLES)),
     "arm": (
         bbvi.Arm(NUM_SAMPLES, signal="component"),

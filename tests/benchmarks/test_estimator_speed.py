@@ -11,8 +11,6 @@ from models import digits_vae
 
 NUM_DATA = 5
 NUM_STEPS = 12  # what is learned must have come to matter
-# Of those cases whose gradient depends on what past steps have taught.
-LEARNING = {"adaptive", "double_cv", "mu_prop", "rodeo", "rebar", "relax"}
 
 
 @pytest.fixture(autouse=True)
@@ -59,6 +57,7 @@ def test_estimator_by_hand_is_the_same_draw_for_draw(name, key, x64):
     start = problem.guide.init(key, x)._replace(families={"z": {"logits": eta}})
     params = bbvi.Params(start, theta)
     estimator.validate(problem, params, x)
+    learns = bool(jax.tree.leaves(method.init()))
 
     @jax.jit
     def both(key):
@@ -68,22 +67,25 @@ def test_estimator_by_hand_is_the_same_draw_for_draw(name, key, x64):
             descent = estimate.grads.guide.families["z"]["logits"], estimate.grads.model
             noise = by_hand(noise, method, NUM_DATA)
             *ascent, theirs = method.gradient(eta, theta, noise, x, states[1])
-            fresh = method.gradient(eta, theta, noise, x, method.init())[1]
-            found = (estimate.loss, *descent), jax.tree.map(jnp.negative, tuple(ascent)), -fresh
-            return (ours, theirs), found
+            if learns:
+                fresh = method.gradient(eta, theta, noise, x, method.init())[1]
+                effect = jnp.abs(ascent[1] - fresh).max() / jnp.abs(fresh).max()
+            else:
+                effect = jnp.inf
+            found = (estimate.loss, *descent), jax.tree.map(jnp.negative, tuple(ascent))
+            return (ours, theirs), (*found, effect)
 
         states = estimator.init(problem, params, x), method.init()
         return jax.lax.scan(step, states, jax.random.split(key, NUM_STEPS))[1]
 
-    ours, theirs, fresh = both(jax.random.key(1))
+    ours, theirs, effect = both(jax.random.key(1))
     jax.tree.map(
         lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-9, atol=1e-9 * np.abs(b).max()),
         ours,
         theirs,
     )
     assert all(np.abs(leaf).max() > 0.01 for leaf in jax.tree.leaves(theirs))
-    change = np.abs(theirs[1] - fresh).max() / np.abs(fresh).max()
-    assert (change > 0.01) == (name in LEARNING)
+    assert effect.max() > 0.05
 
 
 @pytest.mark.parametrize("name", benchmark.CASES)
@@ -99,13 +101,15 @@ def test_noise_by_hand_has_the_same_distribution(name, key):
 
 
 def test_cases_are_timed_and_told_apart(monkeypatch):
-    monkeypatch.setattr(benchmark, "NUM_DATA", 20)
-    monkeypatch.setattr(benchmark, "STEPS", 200)
+    monkeypatch.setattr(benchmark, "NUM_DATA", 100)
+    monkeypatch.setattr(benchmark, "STEPS", 100)
     case = benchmark.run_case("disarm", rounds=2)
-    assert case["ratio"]["median"] > 0.0
     assert set(case["us_per_step"]) == set(case["first_run_s"]) == {"bbvi", "by hand"}
+    assert case["ratio"]["median"] > 0.0
+    # The losses start at 2595, and over seeds those at the end vary by 0.5 %.
     ours, theirs = (case["final_loss"][who] for who in ("bbvi", "by hand"))
-    print(case)
+    assert 1900.0 < ours < 2200.0
+    np.testing.assert_allclose(ours, theirs, rtol=0.025)
 
     results = {"cases": [{**case, "case": name} for name in ("enumeration", "enumeration_shared")]}
     rows = benchmark.table(json.loads(json.dumps(results))).splitlines()
