@@ -155,22 +155,6 @@ def pairs(num_samples: int, *, is_arm: bool) -> Method:
     return Method(uniforms(num_samples // 2), gradient)
 
 
-def stick_breaking(num_samples: int) -> Method:
-    """Pairs for the likelier value: DisARM with the other one drawn where the uniform is large."""
-
-    def gradient(eta: Array, theta: Any, u: Array, x: Array, state: Any) -> Any:
-        prob = jax.nn.sigmoid(jnp.abs(eta))
-        is_rare = jnp.concatenate([u >= prob, 1 - u >= prob])
-        b = (is_rare == (eta <= 0)).astype(eta.dtype)
-        found, by_theta = value(b, theta, x)
-        f1, f2 = jnp.split(found - log_q(b, eta), 2)
-        b1, b2 = jnp.split(b, 2)
-        ascent = 0.5 * jnp.mean((f1 - f2)[..., None] * (b1 - b2), 0) * prob
-        return bound(jnp.concatenate([f1, f2])), ascent, by_theta, state
-
-    return Method(uniforms(num_samples // 2), gradient)
-
-
 def arms(num_samples: int) -> Method:
     def draw(key: Array, n: int) -> Array:
         flat = jax.random.exponential(key, (num_samples * n * NUM_LATENTS,))

@@ -58,7 +58,7 @@ CASES: dict[str, tuple[bbvi.Estimator, by_hand.Method]] = {
     ),
     "stick_breaking": (
         bbvi.StickBreaking(NUM_SAMPLES, signal="component"),
-        by_hand.stick_breaking(NUM_SAMPLES),
+        by_hand.pairs(NUM_SAMPLES, is_arm=False),  # what it is for two values
     ),
     "arms": (bbvi.Arms(NUM_SAMPLES, signal="component"), by_hand.arms(NUM_SAMPLES)),
     "double_cv": (bbvi.DoubleCv(NUM_SAMPLES), by_hand.double_cv(NUM_SAMPLES)),

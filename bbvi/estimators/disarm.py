@@ -7,6 +7,7 @@ from typing import Literal
 
 import jax
 import jax.numpy as jnp
+from jax import Array
 
 from bbvi._random import draw_flat
 from bbvi._types import Key, PyTree, Site
@@ -80,16 +81,20 @@ class DisArm(CoupledEstimator):
         }
 
     def couple(self, noise: BySite, logits: BySite) -> BySite:
-        def pair(u: jax.Array, eta: jax.Array) -> jax.Array:
-            theta = jax.nn.sigmoid(eta)[None]
-            return jnp.concatenate([u < theta, 1 - u < theta]).astype(jnp.int32)
-
-        return {name: pair(u, logits[name]) for name, u in noise.items()}
+        return {name: antithetic_pairs(u, logits[name]) for name, u in noise.items()}
 
     def contract(self, signals: BySite, noise: BySite, indices: BySite, logits: BySite) -> BySite:
-        def one(signal: jax.Array, b: jax.Array, eta: jax.Array) -> jax.Array:
-            (first, second), (b1, b2) = jnp.split(signal, 2), jnp.split(b, 2)
-            sign = b1 - b2  # (-1)^b2 where they differ, else 0
-            return jnp.mean(0.5 * (first - second) * sign, axis=0) * jax.nn.sigmoid(jnp.abs(eta))
+        return {name: pair_gradient(s, indices[name], logits[name]) for name, s in signals.items()}
 
-        return {name: one(s, indices[name], logits[name]) for name, s in signals.items()}
+
+def antithetic_pairs(u: Array, eta: Array) -> Array:
+    """Bernoulli draws ``[S, *blocks]`` from uniforms ``[S/2, *blocks]`` and their mirrors."""
+    theta = jax.nn.sigmoid(eta)[None]
+    return jnp.concatenate([u < theta, 1 - u < theta]).astype(jnp.int32)
+
+
+def pair_gradient(signal: Array, b: Array, eta: Array) -> Array:
+    """Gradient in the logits from signals ``[S, *blocks]`` of antithetic pairs."""
+    (first, second), (b1, b2) = jnp.split(signal, 2), jnp.split(b, 2)
+    sign = b1 - b2  # (-1)^b2 where they differ, else 0
+    return jnp.mean(0.5 * (first - second) * sign, axis=0) * jax.nn.sigmoid(jnp.abs(eta))

@@ -13,6 +13,7 @@ from jax import Array
 from bbvi._random import draw_flat
 from bbvi._types import Key, PyTree, Site
 from bbvi.estimators.coupled import CoupledEstimator, check_signal
+from bbvi.estimators.disarm import antithetic_pairs, pair_gradient
 from bbvi.estimators.discrete import BySite
 
 
@@ -101,7 +102,9 @@ class StickBreaking(CoupledEstimator):
 
     def couple(self, noise: BySite, logits: BySite) -> BySite:
         def pair(u: Array, eta: Array) -> Array:
-            order = _falling(u, eta)
+            if _is_binary(u, eta):
+                return antithetic_pairs(u[..., 0], eta)
+            order = _falling(eta)
             theta = jax.nn.sigmoid(_stick_logits(eta, order))[None]
             is_whole = jnp.concatenate([u >= theta, 1 - u >= theta]).astype(jnp.int32)
             place = jnp.sum(jnp.cumprod(is_whole, axis=-1), axis=-1, keepdims=True)
@@ -112,7 +115,9 @@ class StickBreaking(CoupledEstimator):
 
     def contract(self, signals: BySite, noise: BySite, indices: BySite, logits: BySite) -> BySite:
         def one(signal: Array, u: Array, index: Array, eta: Array) -> Array:
-            order = _falling(u, eta)
+            if _is_binary(u, eta):
+                return pair_gradient(signal, index, eta)
+            order = _falling(eta)
             nu, pullback = jax.vjp(functools.partial(_stick_logits, order=order), eta)
             place_of = jnp.argsort(order, axis=-1)[None]
             places = jnp.broadcast_to(place_of, (len(index), *order.shape))
@@ -133,18 +138,18 @@ class StickBreaking(CoupledEstimator):
         }
 
 
-def _as_categories(eta: Array, ndim: int) -> Array:
-    """Logits ``[*blocks, K]``; those of a Bernoulli, ``[*blocks]``, with 0 for the value 0."""
-    return eta if eta.ndim == ndim else jnp.stack([jnp.zeros_like(eta), eta], axis=-1)
+def _is_binary(u: Array, eta: Array) -> bool:
+    """Whether logits ``[*blocks]`` are of Bernoullis: one stick, for which this is ``DisArm``."""
+    return eta.ndim == u.ndim - 2
 
 
-def _falling(u: Array, eta: Array) -> Array:
+def _falling(eta: Array) -> Array:
     """Categories ``[*blocks, K]`` by falling probability."""
-    return jnp.argsort(-_as_categories(eta, u.ndim - 1), axis=-1)
+    return jnp.argsort(-eta, axis=-1)
 
 
 def _stick_logits(eta: Array, order: Array) -> Array:
     """Logits ``[*blocks, K-1]`` of a category against all later ones, in the given order."""
-    ordered = jnp.take_along_axis(_as_categories(eta, order.ndim), order, axis=-1)
+    ordered = jnp.take_along_axis(eta, order, axis=-1)
     rest = jax.lax.cumlogsumexp(ordered, axis=ordered.ndim - 1, reverse=True)
     return ordered[..., :-1] - rest[..., 1:]

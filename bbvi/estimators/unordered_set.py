@@ -20,7 +20,7 @@ from bbvi.estimators.discrete import (
     log_probs,
     scores,
 )
-from bbvi.estimators.enumeration import JointStates, joint_states, state_indices
+from bbvi.estimators.enumeration import JointStates, joint_states, same_state, state_indices
 
 MAX_STATES = 1 << 12  # of one component: the probability of each is computed at every step
 MAX_SAMPLES = 8  # all their 2^S subsets are gone through
@@ -125,12 +125,10 @@ class UnorderedSet(DiscreteEstimator):
         self, noise: PyTree, model: DiscreteModel, logits: BySite, state: PyTree
     ) -> tuple[LogitGradient, PyTree]:
         states = self._states(model)
-        every = jnp.broadcast_to(
-            jnp.arange(states.num_states)[:, None], (states.num_states, len(states.counts))
-        )
-        log_q = model.total(log_probs(logits, state_indices(states, model, every, logits)))
+        every = jnp.arange(states.num_states)
+        log_q = model.total(log_probs(logits, same_state(states, every, logits)))
         # A component with fewer joint values than others is filled up with impossible ones.
-        log_q = jnp.where(every < states.counts[None], log_q, -jnp.inf)
+        log_q = jnp.where(every[:, None] < states.counts[None], log_q, -jnp.inf)
         number = self.choose(noise, log_q)
         weights, others = set_weights(log_q, number)
 
@@ -167,8 +165,10 @@ def set_weights(log_q: Array, number: Array) -> tuple[Array, Array]:
     """
     num_samples, num_components = number.shape
     members = jnp.take_along_axis(log_q, number, axis=0)
-    without = log_q.at[number, jnp.arange(num_components)[None]].set(-jnp.inf)
-    rest = jax.nn.logsumexp(without, axis=0)  # log(1 - q(D)), without a difference
+    # Compared rather than scattered, which is slow on CPU.
+    is_member = (jnp.arange(len(log_q)).reshape(-1, 1, 1) == number[None]).any(axis=1)
+    # log(1 - q(D)), without a difference
+    rest = jax.nn.logsumexp(jnp.where(is_member, -jnp.inf, log_q), axis=0)
 
     # log P(the next draws are all of D's other members | the draws so far are the subset), for
     # subsets as bits; from the whole set down.
