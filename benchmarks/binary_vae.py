@@ -1,7 +1,6 @@
 """Training of binary autoencoders on static binarized MNIST, one estimator against another.
 
 ``python -m benchmarks.binary_vae --estimator NAME --network NAME --seconds N --out DIR``
-``python -m benchmarks.binary_vae --time``
 
 Runs of the same network, seed, batch and rate start from the same parameters and see the same
 batches. A run stops after so many seconds of training (or ``--steps``) and goes on from its
@@ -9,8 +8,6 @@ checkpoint when started again. Curves are JSON files in DIR, with one figure for
 ELBO of a fixed part of the training images against evaluations of ``log_joint`` and against
 time. An evaluation at one draw of the latents of the batch counts one, with or without the
 gradient in the latents: every step takes the gradient in the decoder's weights anyway.
-
-``--time`` measures the leave-one-out step against the same step written by hand.
 """
 
 import argparse
@@ -19,7 +16,6 @@ import functools
 import json
 import os
 import pathlib
-import statistics
 from typing import Any, NamedTuple
 
 import jax
@@ -125,46 +121,6 @@ def train(run: Run, state: State, images: jax.Array, mean: jax.Array, epoch: jax
     order, draws = jax.random.split(jax.random.fold_in(jax.random.key(run.seed), epoch))
     keys = jax.random.split(draws, run.steps_per_epoch)
     return jax.lax.scan(step, state, (keys, batches(run, order, images)))[0]
-
-
-@functools.partial(jax.jit, static_argnames="run")
-def train_by_hand(
-    run: Run, state: State, images: jax.Array, mean: jax.Array, epoch: jax.Array
-) -> State:
-    """The same with leave-one-out for one layer of latents, in plain JAX."""
-    network = binary_vae.NETWORKS[run.network]
-    (decoder,), num_samples = network.log_joint.decoders, run.estimator.num_samples
-
-    def step(state: State, inputs: tuple[jax.Array, jax.Array]) -> tuple[State, None]:
-        key, pixels = inputs
-        x = {"pixels": pixels.astype(mean.dtype), "mean": mean}
-        phi, theta = state.params
-        logits, pullback = jax.vjp(lambda p: network.encoder.apply(p, x)["z1"]["logits"], phi)
-        # Uniforms [S, N, 200] as the library draws them, so that both take the very same steps.
-        uniforms = run.problem(run.batch_size).base_noise(key, num_samples)[1]["z1"]
-        b = (uniforms < jax.nn.sigmoid(logits)).astype(mean.dtype)
-
-        def loss(theta: Any) -> tuple[jax.Array, jax.Array]:
-            outputs = decoder.apply(theta["decoders"][0], b)
-            log_p = jnp.sum(x["pixels"] * outputs - jax.nn.softplus(outputs), axis=-1)
-            prior = theta["prior"]
-            log_p += jnp.sum(b * prior - jax.nn.softplus(prior), axis=-1)
-            return -jnp.sum(log_p) / num_samples, log_p
-
-        theta_grads, log_p = jax.grad(loss, has_aux=True)(theta)
-        signal = log_p - jnp.sum(b * logits - jax.nn.softplus(logits), axis=-1)
-        signal = (signal - signal.mean(axis=0)) / (num_samples - 1)
-        scores = b - jax.nn.sigmoid(logits)
-        (phi_grads,) = pullback(-jnp.einsum("sn,snd->nd", signal, scores))
-        grads = bbvi.Params(phi_grads, theta_grads)
-        updates, opt_state = run.optimizer.update(grads, state.opt_state, state.params)
-        params = optax.apply_updates(state.params, updates)
-        return State(params, opt_state, state.estimator_state), None
-
-    order, draws = jax.random.split(jax.random.fold_in(jax.random.key(run.seed), epoch))
-    keys = jax.random.split(draws, run.steps_per_epoch)
-    with jax.numpy_rank_promotion("allow"):
-        return jax.lax.scan(step, state, (keys, batches(run, order, images)))[0]
 
 
 @functools.partial(jax.jit, static_argnames="run")
@@ -305,33 +261,6 @@ def plot(out: pathlib.Path, network: str) -> pathlib.Path:
     return path
 
 
-def time_step(network: str, num_samples: int, steps: int = 50, rounds: int = 7) -> dict[str, Any]:
-    """Milliseconds per leave-one-out step of both, and their ratio round by round."""
-    estimator = bbvi.ScoreFunction(num_samples, signal="component")
-    run = Run("leave-one-out", estimator, network, num_images=100 * steps)
-    images = jnp.asarray(binary_vae.images("train")[: run.num_images])
-    arguments = (images, jnp.asarray(binary_vae.train_mean()), jnp.int32(0))
-    spent: dict[str, list[float]] = {"bbvi": [], "by hand": []}
-    programs = {
-        "bbvi": train.lower(run, start(run), *arguments).compile(),
-        "by hand": train_by_hand.lower(run, start(run), *arguments).compile(),
-    }
-    for _ in range(rounds + 1):
-        for kind, program in programs.items():
-            state = start(run)
-            _, cpu, _ = measure.clock(
-                lambda: jax.block_until_ready(program(state, *arguments))  # noqa: B023
-            )
-            spent[kind].append(1e3 * cpu / steps)
-    timed = {kind: values[1:] for kind, values in spent.items()}  # the first round warms up
-    return {
-        "network": network,
-        "num_samples": num_samples,
-        "cpu_ms_per_step": {k: statistics.median(values) for k, values in timed.items()},
-        "ratio": measure.ratio(timed["bbvi"], timed["by hand"]),
-    }
-
-
 def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--estimator", action="append", choices=list(ESTIMATORS), default=[])
@@ -343,13 +272,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--num-images", type=int, default=50_000)
     parser.add_argument("--out", type=pathlib.Path, default=pathlib.Path("output/binary_vae"))
-    parser.add_argument("--time", action="store_true", help="time the step, and nothing else")
     options = parser.parse_args(arguments)
-    if options.time:
-        for network in ("linear", "nonlinear"):
-            for num_samples in (2, 4):
-                print(time_step(network, num_samples), flush=True)
-        return
     for name in options.estimator or ESTIMATORS:
         run = Run(
             name,

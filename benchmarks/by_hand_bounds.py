@@ -21,6 +21,11 @@ def importance(b: Array, eta: Array, theta: Any, x: Array) -> tuple[Array, Array
     return log_w, each, by_theta
 
 
+def weighted_scores(weight: Array, b: Array, eta: Array) -> Array:
+    """Sum over draws of ``weight [S, N]`` times the score."""
+    return jnp.sum(weight[..., None] * (b - jax.nn.sigmoid(eta)), 0)
+
+
 def vimco(num_samples: int) -> Method:
     """With the geometric mean of the other draws' weights; one bound of all draws."""
 
@@ -32,8 +37,7 @@ def vimco(num_samples: int) -> Method:
         without = jnp.where(is_self, stand_in[:, None], log_w[None])
         signal = each - (jax.nn.logsumexp(without, 1) - jnp.log(num_samples))
         weight = signal - jax.nn.softmax(log_w, 0)
-        ascent = jnp.sum(weight[..., None] * (b - jax.nn.sigmoid(eta)), 0)
-        return jnp.sum(each), ascent, by_theta, state
+        return jnp.sum(each), weighted_scores(weight, b, eta), by_theta, state
 
     return Method(uniforms(num_samples), gradient)
 
@@ -50,8 +54,7 @@ def ovis(num_samples: int) -> Method:
         # log(1 - share), summed from the others where the share is nearly all.
         far = others - jax.nn.logsumexp(log_w, 0)
         log_rest = jnp.where(share < 0.5, jnp.log1p(-share), far)
-        ascent = -jnp.sum((log_rest + share)[..., None] * (b - jax.nn.sigmoid(eta)), 0)
-        return jnp.sum(each), ascent, by_theta, state
+        return jnp.sum(each), weighted_scores(-(log_rest + share), b, eta), by_theta, state
 
     return Method(uniforms(num_samples), gradient)
 
@@ -63,8 +66,7 @@ def reweighted_wake_sleep(num_samples: int) -> Method:
         b = hard(u, eta)
         log_w, _, by_theta = importance(b, eta, theta, x)
         share = jax.nn.softmax(log_w, 0)
-        weight = share - 1 / num_samples
-        ascent = jnp.sum(weight[..., None] * (b - jax.nn.sigmoid(eta)), 0)
+        ascent = weighted_scores(share - 1 / num_samples, b, eta)
         entropy = jnp.sum(jax.scipy.special.entr(share))
         return entropy - len(x) * jnp.log(num_samples), ascent, by_theta, state
 

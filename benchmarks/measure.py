@@ -5,6 +5,7 @@ import json
 import os
 import pathlib
 import platform
+import shlex
 import statistics
 import subprocess
 import sys
@@ -41,8 +42,19 @@ def environment(*packages: str) -> dict[str, Any]:
         "cpu_count": os.cpu_count(),
         "load_average": os.getloadavg()[0],
         "dtype": "float32",
-        "command": " ".join(["python -m", getattr(module, "name", "?"), *sys.argv[1:]]),
+        "command": _command(getattr(module, "name", "?"), sys.argv[1:]),
     }
+
+
+def _command(module: str, arguments: Sequence[str]) -> str:
+    """The line that repeats a run; where its results went is no part of it."""
+    kept, rest = [], iter(arguments)
+    for argument in rest:
+        if argument == "--out":
+            next(rest, None)
+        elif not argument.startswith("--out="):
+            kept.append(argument)
+    return shlex.join(["python", "-m", module, *kept])
 
 
 def compilations() -> int:

@@ -150,7 +150,7 @@ class Enumeration(DiscreteEstimator):
         def part(logits: BySite, args: tuple[PyTree, ...], number: Array) -> tuple[Array, Array]:
             """What these states add to the expectations ``[draws, C]``."""
             inner = {name: logits[name] for name in chosen}
-            indices = same_state(states, number, inner)
+            indices = state_indices(states, model, number, inner)
             log_q = model.total(log_probs(inner, indices))  # [batch, C]
             q = jnp.where(number[:, None] < states.counts[None], jnp.exp(log_q), 0)
 
@@ -231,23 +231,22 @@ def joint_states(
     return JointStates(place, counts)
 
 
-def same_state(states: JointStates, number: Array, logits: BySite) -> BySite:
-    """``state_indices`` at numbers ``[M]`` that are the same in all components."""
-    found = {}
-    for name, place in states.place.items():
-        num_values = 2 if logits[name].ndim == place.ndim else logits[name].shape[-1]
-        digits = number.reshape(-1, *[1 for _ in place.shape]) // place[None] % num_values
-        shape = len(number), *logits[name].shape[: place.ndim]
-        found[name] = jnp.broadcast_to(digits, shape).astype(jnp.int32)
-    return found
-
-
 def state_indices(
     states: JointStates, model: DiscreteModel, number: Array, logits: BySite
 ) -> BySite:
-    """Indices ``{site: [M, *blocks]}`` of joint values, numbered in each component: ``[M, C]``."""
-    by_block, found = model.spread(number), {}
+    """Indices ``{site: [M, *blocks]}`` of joint values.
+
+    Args:
+      states: how they are numbered.
+      model: what falls into components.
+      number: numbers within each component ``[M, C]``, or ``[M]`` where all have the same ones.
+      logits: of each site.
+    """
+    by_block, found = model.spread(number) if number.ndim == 2 else None, {}
     for name, place in states.place.items():
         num_values = 2 if logits[name].ndim == place.ndim else logits[name].shape[-1]
-        found[name] = (by_block[name] // place[None] % num_values).astype(jnp.int32)
+        mine = number.reshape(-1, *[1] * place.ndim) if by_block is None else by_block[name]
+        shape = len(number), *logits[name].shape[: place.ndim]
+        digits = mine // place[None] % num_values
+        found[name] = jnp.broadcast_to(digits, shape).astype(jnp.int32)
     return found

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import math
 from collections.abc import Callable
 from typing import Any, ClassVar, NamedTuple
@@ -12,6 +13,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from bbvi import supports
+from bbvi._random import draw_flat
 from bbvi._tree import named_leaves, with_leaf
 from bbvi._types import Data, Key, Latents, Params, PyTree
 from bbvi.estimators.base import Cost, Estimate, Estimator, check_elbo
@@ -75,7 +77,7 @@ def gamma_noise(key: Key, shape: tuple[int, ...]) -> tuple[Array, Array]:
     """Two exponentials per entry, and a gamma of shape ``JUMP_SHAPE``."""
     exponential, gamma = jax.random.split(key)
     return (
-        jax.random.exponential(exponential, (2, *shape)),
+        draw_flat(jax.random.exponential, exponential, (2, *shape)),
         jax.random.gamma(gamma, JUMP_SHAPE, shape),
     )
 
@@ -118,7 +120,7 @@ def bernoulli_derivative(noise: Any, params: PyTree, z: Array) -> WeakDerivative
 
 
 RULES: dict[type[Family], Rule] = {
-    Normal: Rule(jax.random.exponential, normal_derivative),
+    Normal: Rule(functools.partial(draw_flat, jax.random.exponential), normal_derivative),
     Gamma: Rule(gamma_noise, gamma_derivative),
     Bernoulli: Rule(lambda key, shape: (), bernoulli_derivative),
 }

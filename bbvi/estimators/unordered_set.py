@@ -20,7 +20,7 @@ from bbvi.estimators.discrete import (
     log_probs,
     scores,
 )
-from bbvi.estimators.enumeration import JointStates, joint_states, same_state, state_indices
+from bbvi.estimators.enumeration import JointStates, joint_states, state_indices
 
 MAX_STATES = 1 << 12  # of one component: the probability of each is computed at every step
 MAX_SAMPLES = 8  # all their 2^S subsets are gone through
@@ -126,7 +126,7 @@ class UnorderedSet(DiscreteEstimator):
     ) -> tuple[LogitGradient, PyTree]:
         states = self._states(model)
         every = jnp.arange(states.num_states)
-        log_q = model.total(log_probs(logits, same_state(states, every, logits)))
+        log_q = model.total(log_probs(logits, state_indices(states, model, every, logits)))
         # A component with fewer joint values than others is filled up with impossible ones.
         log_q = jnp.where(every[:, None] < states.counts[None], log_q, -jnp.inf)
         number = self.choose(noise, log_q)

@@ -150,7 +150,7 @@ class LocationScale(Family):
 
     def base_noise(self, key: Key) -> Array:
         with jax.numpy_rank_promotion("allow"):
-            # Drawn flat, for speed: see ``draw_flat``.
+            # Along one axis, as ``draw_flat`` does and for the same reason.
             flat = self.standard().sample(seed=key, sample_shape=(self.noise_size,))
         return flat.reshape(self.unconstrained_shape)
 
