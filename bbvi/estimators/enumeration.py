@@ -250,3 +250,31 @@ def state_indices(
         digits = mine // place[None] % num_values
         found[name] = jnp.broadcast_to(digits, shape).astype(jnp.int32)
     return found
+
+
+def log_joint_probs(states: JointStates, model: DiscreteModel, logits: BySite) -> Array:
+    """Log probabilities ``[M, C]`` of all joint values; those past a component's last have -inf.
+
+    A product of matrices, far cheaper than to look up every block of every joint value.
+    """
+    every, log_q = np.arange(states.num_states)[:, None], jnp.zeros(())
+    for name, place in states.place.items():
+        num_values = 2 if logits[name].ndim == place.ndim else logits[name].shape[-1]
+        shape = logits[name].shape[: place.ndim]
+        places, which = np.unique(place, return_inverse=True)
+        is_place = which.reshape(place.shape)[None] == np.arange(len(places)).reshape(
+            -1, *[1] * place.ndim
+        )
+        k = jnp.arange(num_values).reshape(-1, *[1] * place.ndim)
+        (each,) = log_probs(
+            {name: logits[name]}, {name: jnp.broadcast_to(k, (num_values, *shape))}
+        ).values()
+        # 0 times -inf is none of a sum's business.
+        each = jnp.maximum(each, -1e30)
+        table = jnp.where(is_place[:, None], each[None], 0).reshape(-1, *shape)
+        digits = every // places[None] % num_values
+        is_digit = (digits[..., None] == np.arange(num_values)).reshape(len(every), -1)
+        log_q += jnp.matmul(
+            jnp.asarray(is_digit, table.dtype), model.total({name: table}), precision="highest"
+        )
+    return jnp.where(every < states.counts[None], log_q, -jnp.inf)

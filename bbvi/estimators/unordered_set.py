@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
+from bbvi._random import draw_flat
 from bbvi._types import Key, PyTree, Site
 from bbvi.estimators.discrete import (
     BySite,
@@ -20,7 +21,12 @@ from bbvi.estimators.discrete import (
     log_probs,
     scores,
 )
-from bbvi.estimators.enumeration import JointStates, joint_states, state_indices
+from bbvi.estimators.enumeration import (
+    JointStates,
+    joint_states,
+    log_joint_probs,
+    state_indices,
+)
 
 MAX_STATES = 1 << 12  # of one component: the probability of each is computed at every step
 MAX_SAMPLES = 8  # all their 2^S subsets are gone through
@@ -113,26 +119,26 @@ class UnorderedSet(DiscreteEstimator):
         advice = "use DisArm, Arms, StickBreaking"
         return joint_states("UnorderedSet", model, names, MAX_STATES, advice)
 
-    def choose(self, noise: PyTree, log_q: Array) -> Array:
-        """Numbers ``[S, C]`` of distinct joint values with log probabilities ``[N, C]``.
-
-        The S largest of log probabilities plus Gumbel noise are draws without replacement.
-        """
-        ranked = log_q + jax.random.gumbel(noise, log_q.shape, log_q.dtype)
-        return jax.lax.top_k(ranked.T, self.num_samples)[1].T
+    def rank(self, noise: PyTree, log_q: Array) -> Array:
+        """Ranks ``[C, N]`` of joint values: the S largest are draws without replacement."""
+        return log_q + draw_flat(jax.random.gumbel, noise, log_q.shape)
 
     def logit_gradient(
         self, noise: PyTree, model: DiscreteModel, logits: BySite, state: PyTree
     ) -> tuple[LogitGradient, PyTree]:
         states = self._states(model)
-        every = jnp.arange(states.num_states)
-        log_q = model.total(log_probs(logits, state_indices(states, model, every, logits)))
-        # A component with fewer joint values than others is filled up with impossible ones.
-        log_q = jnp.where(every[:, None] < states.counts[None], log_q, -jnp.inf)
-        number = self.choose(noise, log_q)
-        weights, others = set_weights(log_q, number)
+        log_q = log_joint_probs(states, model, logits).T
+        ranks = self.rank(noise, log_q)
+        top, number = (found.T for found in jax.lax.top_k(ranks, self.num_samples))
+        # Not top[-1]: for a slice of the largest XLA sorts them all on CPU, at 60 times the cost.
+        is_left = ranks < jnp.min(top, axis=0)[:, None]
+        rest = jax.nn.logsumexp(jnp.where(is_left, log_q, -jnp.inf), axis=1)
 
         indices = state_indices(states, model, number, logits)
+        members = model.total(log_probs(logits, indices))
+        weights, others = set_weights(
+            jnp.where(number < states.counts[None], members, -jnp.inf), rest
+        )
         values = model.values(indices)
 
         def mean_log_p(args: tuple[PyTree, ...]) -> tuple[Array, Array]:
@@ -140,7 +146,7 @@ class UnorderedSet(DiscreteEstimator):
             return jnp.sum(weights * log_p), log_p
 
         by_args, log_p = jax.grad(mean_log_p, has_aux=True)(model.args)
-        f = log_p - model.total(log_probs(logits, indices))
+        f = log_p - members
         baseline = jnp.sum(others * f[None], axis=1)
         signals, ascent = model.spread(weights * (f - baseline)), {}
         for name, score in scores(logits, indices).items():
@@ -152,24 +158,18 @@ class UnorderedSet(DiscreteEstimator):
         return LogitGradient(ascent, log_weights, model_grads[0] if model.args else None), state
 
 
-def set_weights(log_q: Array, number: Array) -> tuple[Array, Array]:
+def set_weights(members: Array, rest: Array) -> tuple[Array, Array]:
     """Weights of the members of an unordered set, and of the others for each one's baseline.
 
     Args:
-      log_q: ``[N, C]`` log probabilities of all joint values.
-      number: ``[S, C]`` which of them were drawn.
+      members: ``[S, C]`` log probabilities of the members.
+      rest: ``[C]`` log probability that a draw is none of them.
 
     Returns:
       ``[S, C]``, probabilities that each was drawn first; ``[S, S, C]``, for each (first axis) the
       weight of every member in the baseline. They sum to one over the last S.
     """
-    num_samples, num_components = number.shape
-    members = jnp.take_along_axis(log_q, number, axis=0)
-    # Compared rather than scattered, which is slow on CPU.
-    is_member = (jnp.arange(len(log_q)).reshape(-1, 1, 1) == number[None]).any(axis=1)
-    # log(1 - q(D)), without a difference
-    rest = jax.nn.logsumexp(jnp.where(is_member, -jnp.inf, log_q), axis=0)
-
+    num_samples, num_components = members.shape
     # log P(the next draws are all of D's other members | the draws so far are the subset), for
     # subsets as bits; from the whole set down.
     log_next = jnp.zeros((1 << num_samples, num_components))

@@ -9,13 +9,8 @@ import bbvi
 from benchmarks import binary_vae_speed as benchmark
 from models import binary_vae
 
-TINY = benchmark.Run(
-    "leave-one-out",
-    bbvi.ScoreFunction(2, signal="component"),
-    "linear",
-    batch_size=20,
-    num_images=20,
-)
+ESTIMATOR = bbvi.ScoreFunction(2, signal="component")
+TINY = benchmark.Run("leave-one-out", ESTIMATOR, "linear", batch_size=20, num_images=20)
 
 
 @pytest.mark.parametrize("network", ["linear", pytest.param("nonlinear", marks=pytest.mark.slow)])

@@ -34,7 +34,7 @@ def by_hand(noise, method, num_data):
     if given and jnp.issubdtype(given[0].dtype, jax.dtypes.prng_key):
         # The joint values of each image are not known before the step, so its noise is a key.
         num_states = 2**digits_vae.NUM_LATENTS
-        given = [jax.random.gumbel(given[0], (num_states, num_data)).T]
+        given = [jax.random.gumbel(given[0], (num_data, num_states))]
     pairs = zip(given, expected, strict=True)
     return treedef.unflatten([leaf.reshape(like.shape) for leaf, like in pairs])
 

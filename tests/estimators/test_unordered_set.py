@@ -26,10 +26,11 @@ from tests.estimators.oracles import estimate, signal_problem, tensor_moments
 
 
 class Given(bbvi.UnorderedSet):
-    """Takes the numbers of its joint values as noise."""
+    """Takes the numbers ``[S, C]`` of its joint values as noise."""
 
-    def choose(self, noise, log_q):
-        return noise
+    def rank(self, noise, log_q):
+        order = jnp.arange(self.num_samples, 0.0, -1.0)[None]
+        return jnp.zeros(log_q.shape).at[jnp.arange(len(log_q))[:, None], noise.T].set(order)
 
 
 def order_probability(p, draws, without=()):
@@ -145,7 +146,9 @@ PROBS = np.array([0.42, 0.3, 0.15, 0.08, 0.04, 0.01])
 def test_weights_are_ratios_of_set_probabilities(size):
     """Sums over permutations, which the estimator never makes."""
     for members in itertools.combinations(range(6), size):
-        first, others = weigh(np.log(PROBS)[:, None], np.array(members)[:, None])
+        members = np.array(members)
+        rest = np.log(1 - PROBS[members].sum(keepdims=True))
+        first, others = weigh(np.log(PROBS)[members, None], rest)
         everything = set_probability(PROBS, members)
         for i, z in enumerate(members):
             without_z = set_probability(PROBS, set(members) - {z}, [z])
@@ -164,25 +167,29 @@ def test_weights_are_ratios_of_set_probabilities(size):
 @pytest.mark.parametrize("num_samples", [2, 4, 8])
 def test_weights_in_single_precision(num_samples):
     """Probabilities from one to nothing, beyond what 1 - q can tell from 0."""
+
+    def weigh_first(log_q):
+        return weigh(log_q[:num_samples], jax.nn.logsumexp(log_q[num_samples:], axis=0))
+
     log_q = jax.nn.log_softmax(-(jnp.arange(10.0) ** 2) * 3)[:, None]
     log_q = jnp.concatenate(
         [log_q, jnp.roll(log_q, 4, axis=0), jnp.full((10, 1), -np.log(10))], axis=1
     )
-    number = jnp.tile(jnp.arange(num_samples)[:, None], (1, 3))
-    first, others = weigh(log_q, number)
+    first, others = weigh_first(log_q)
     with jax.enable_x64(True):
         twice = jnp.asarray(np.asarray(log_q, np.float64))
-        exact = [np.asarray(w) for w in weigh(twice, np.asarray(number))]
+        exact = [np.asarray(w) for w in weigh_first(twice)]
     np.testing.assert_allclose(first, exact[0], rtol=2e-4, atol=1e-6)
     np.testing.assert_allclose(others, exact[1], rtol=2e-4, atol=1e-6)
     np.testing.assert_allclose(first.sum(axis=0), 1, rtol=1e-4)
 
 
 def test_sets_come_with_their_probabilities():
-    log_q = jnp.log(jnp.asarray(PROBS, jnp.float32))[:, None]
+    log_q = jnp.log(jnp.asarray(PROBS, jnp.float32))[None]
     estimator = bbvi.UnorderedSet(3)
     keys = jax.random.split(jax.random.key(1), 50_000)
-    drawn = jax.vmap(lambda key: estimator.choose(key, log_q)[:, 0])(keys)
+    rank = jax.vmap(lambda key: estimator.rank(key, log_q)[0])
+    drawn = jax.lax.top_k(rank(keys), 3)[1]
     sets = list(itertools.combinations(range(6), 3))
     bits = jnp.sum(1 << drawn, axis=1)[:, None]
     is_set = bits == jnp.array([sum(1 << z for z in members) for members in sets])[None]
