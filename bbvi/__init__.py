@@ -1,6 +1,6 @@
 """Black-box variational inference in JAX: ``fit(log_joint, guide, x)``."""
 
-from bbvi import diagnostics, guides, supports
+from bbvi import diagnostics, guides, networks, supports
 from bbvi._types import Params
 from bbvi.amortized import Amortized
 from bbvi.baselines import Baseline, LearnedBaseline, LeaveOneOut, MovingAverage, NoBaseline
@@ -52,6 +52,7 @@ from bbvi.guides import (
     Gamma,
     Guide,
     Laplace,
+    Local,
     LogNormal,
     LowRank,
     MeanField,
@@ -66,6 +67,7 @@ from bbvi.infer import (
     Choice,
     FitResult,
     FitState,
+    Loader,
     NonFiniteError,
     Plateau,
     Progress,
@@ -79,7 +81,9 @@ from bbvi.infer import (
 from bbvi.objectives import Chi, Elbo, ForwardKl, Iwae, Objective, Renyi
 from bbvi.problem import Problem
 from bbvi.sampling import Antithetic, Independent, Sampling, ScrambledSobol
+from bbvi.semi_amortized import SemiAmortized
 from bbvi.tempering import Tempered
+from bbvi.variational_em import alternating
 
 __version__ = "0.1.0"
 
@@ -120,6 +124,8 @@ __all__ = [
     "Laplace",
     "LearnedBaseline",
     "LeaveOneOut",
+    "Loader",
+    "Local",
     "LocalExpectation",
     "LogNormal",
     "LowRank",
@@ -152,6 +158,7 @@ __all__ = [
     "Sampling",
     "ScoreFunction",
     "ScrambledSobol",
+    "SemiAmortized",
     "StepInfo",
     "StickBreaking",
     "StraightThrough",
@@ -163,6 +170,7 @@ __all__ = [
     "VarGrad",
     "Vimco",
     "VonMises",
+    "alternating",
     "catalogue_table",
     "check_blankets",
     "choose_estimator",
@@ -173,6 +181,7 @@ __all__ = [
     "format_summary",
     "guides",
     "make_step",
+    "networks",
     "scale_data_terms",
     "supports",
 ]

@@ -19,7 +19,7 @@ class Optimizer:
     """An optax transformation that compares by value.
 
     Two calls of ``optax.adam(1e-2)`` return different closures over equal numbers, so as static
-    arguments they would compile the same program twice. Functions defined inside optax are
+    arguments they would compile the same program twice. Functions of optax and of this library are
     compared by their code and the values they close over; any other function (a schedule of the
     user's, say) by identity, because what it reads from outside may have changed.
     """
@@ -60,8 +60,9 @@ def _contents(cell: types.CellType) -> Any:
 
 
 def _fingerprint(value: Any) -> Any:
-    """A hashable stand-in that is equal for equal optax closures."""
-    if isinstance(value, types.FunctionType) and value.__module__.startswith("optax."):
+    """A hashable stand-in that is equal for equal closures of optax and of this library."""
+    is_function = isinstance(value, types.FunctionType)
+    if is_function and value.__module__.startswith(("optax.", "bbvi.")):
         cells = tuple(_contents(cell) for cell in value.__closure__ or ())
         defaults = (value.__defaults__, value.__kwdefaults__)
         return (value.__qualname__, value.__code__, _fingerprint(cells), _fingerprint(defaults))

@@ -49,6 +49,7 @@ class Site:
       num_values: K, where each block takes K values: the numbers 0..K-1, or with an event axis
         one-hot vectors of length K; None for any other support.
       shape: shape of the site's one leaf, where it is fixed.
+      is_local: whether the leading axis of its latents goes with the rows of the data.
     """
 
     name: str
@@ -58,6 +59,7 @@ class Site:
     event_ndims: int | None = None
     num_values: int | None = None
     shape: tuple[int, ...] | None = None
+    is_local: bool = False
 
     @property
     def block_shape(self) -> tuple[int, ...]:

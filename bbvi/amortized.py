@@ -4,21 +4,24 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping
+from itertools import accumulate
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 from jax import Array
+from jax.flatten_util import ravel_pytree
 
 from bbvi._tree import is_floating, shapes
-from bbvi._types import Data, Key, Latents, PyTree, Site
+from bbvi._types import Data, Key, PyTree
 from bbvi.baselines import check_network
-from bbvi.guides.base import StructuredGuide
-from bbvi.guides.families import Family
+from bbvi.guides.base import size
+from bbvi.guides.local import LocalGuide
 from bbvi.guides.mean_field import MeanField, MeanFieldParams
 
 
 @dataclasses.dataclass(frozen=True, init=False, repr=False)
-class Amortized(StructuredGuide):
+class Amortized(LocalGuide):
     r"""Independent families whose parameters a network computes from the data.
 
     .. math::
@@ -26,38 +29,36 @@ class Amortized(StructuredGuide):
       \lambda = \mathrm{network}_\phi(x)
 
     What is trained is :math:`\phi`, the network's parameters, by any estimator: gradients at the
-    network's output pass on to them by the chain rule. Shapes of sites include the batch axis. For
-    data of another size (a test set, say) build the guide anew with other shapes: the same trained
-    parameters fit it.
+    network's output pass on to them by the chain rule. Shapes of sites begin with N, the number of
+    rows of the data. For data of another size (a test set, say) take ``guide.resized(n)``: the same
+    trained parameters fit it.
 
     Args:
       sites: pytree of families, as for ``MeanField``.
-      network: any hashable object with ``init(key, x) -> params`` and ``apply(params, x)``, such as
-        a ``flax.linen`` module. It gets the data whole and returns the structure of ``sites`` with,
+      network: ``bbvi.networks.MLP`` or ``Convolutional``, which are told the size of their output,
+        or any hashable object with ``init(key, x) -> params`` and ``apply(params, x)``, such as a
+        ``flax.linen`` module. It gets the data whole and returns the structure of ``sites`` with,
         in the place of each family, its parameters: ``{"logits": [*shape]}`` for
-        ``Bernoulli(shape)``, ``{"loc": [*shape], "log_scale": [*shape]}`` for ``Normal(shape)``. If
-        the sites have a single parameter array in all, as one Bernoulli site has, it may return
-        that array itself.
+        ``Bernoulli(shape)``, ``{"loc": [*shape], "log_scale": [*shape]}`` for ``Normal(shape)``; or
+        one array ``[N, K]`` with all parameters of a row side by side, in the order of the leaves
+        of that structure (names sorted). If it holds a single array in all, as one Bernoulli site
+        does, the network may return that array itself.
 
     Raises:
       TypeError: a leaf of ``sites`` is not a family, or ``network`` not a hashable network.
-      ValueError: from ``init``: the network's output does not fit the sites; the network carries
-        state besides its parameters (batch statistics), which no estimator here would update.
+      ValueError: the network is to be told the size of its output, but sites have no common N.
+        From ``init``: the network carries state besides its parameters (batch statistics), which no
+        estimator here would update. When it is used: the network's output does not fit the sites.
 
     Example:
-      >>> import bbvi, jax, jax.numpy as jnp, flax.linen as nn
-      >>> class Encoder(nn.Module):
-      ...     @nn.compact
-      ...     def __call__(self, x):
-      ...         loc = nn.Dense(1)(x[:, None])[:, 0]
-      ...         log_scale = self.param("log_scale", nn.initializers.zeros, ())
-      ...         return {"z": {"loc": loc, "log_scale": jnp.full_like(loc, log_scale)}}
+      >>> import bbvi, jax, jax.numpy as jnp
       >>> def log_joint(x, z):  # z_n ~ N(0, 1), x_n ~ N(z_n, 1): E[z_n | x_n] = x_n / 2
       ...     return -0.5 * jnp.sum(z["z"] ** 2) - 0.5 * jnp.sum((x - z["z"]) ** 2)
-      >>> guide = bbvi.Amortized({"z": bbvi.Normal((4,))}, Encoder())
+      >>> guide = bbvi.Amortized({"z": bbvi.Normal((4,))}, bbvi.networks.MLP(()))
       >>> x = jnp.array([-2.0, -1.0, 1.0, 3.0])
       >>> result = bbvi.fit(log_joint, guide, x, key=jax.random.key(0), progress=False)
-      >>> bool(abs(result.params.guide["params"]["Dense_0"]["kernel"][0, 0] - 0.5) < 0.01)
+      >>> location, log_scale = result.params.guide["params"]["head"]["kernel"][0]
+      >>> bool(abs(location - 0.5) < 0.01)
       True
 
     References:
@@ -68,32 +69,24 @@ class Amortized(StructuredGuide):
 
     network: Any
 
-    has_entropy = True
-
     def __init__(self, sites: PyTree, network: Any):
-        super().__init__(sites, Family)
+        super().__init__(sites)
         check_network(network)
+        if hasattr(network, "with_output"):
+            network = network.with_output(self._output_size())
         object.__setattr__(self, "network", network)
 
     def __repr__(self) -> str:
-        return f"Amortized({jax.tree.unflatten(self.treedef, self.families)!r}, {self.network!r})"
-
-    @property
-    def mean_field(self) -> MeanField:
-        """The same sites with free parameters; everything is computed by it."""
-        return MeanField(jax.tree.unflatten(self.treedef, self.families))
-
-    @property
-    def reparameterized(self) -> bool:  # type: ignore[override]
-        return self.mean_field.reparameterized
-
-    def sites(self) -> tuple[Site, ...]:
-        return self.mean_field.sites()
+        sites = jax.tree.unflatten(self.treedef, self.families)
+        return f"{type(self).__name__}({sites!r}, {self.network!r})"
 
     def init(self, key: Key, x: Data) -> PyTree:
+        start_key = jax.random.fold_in(key, 1)
         params = self.network.init(key, x)
         _check_collections(params)
-        jax.eval_shape(self.free_params, params, x)
+        if hasattr(self.network, "with_output"):
+            start, _ = ravel_pytree(self._start(self.resized(1).mean_field, start_key))
+            params = self.network.starting_at(params, start)
         return params
 
     def free_params(self, params: PyTree, x: Data) -> MeanFieldParams:
@@ -107,24 +100,28 @@ class Amortized(StructuredGuide):
                 "deterministic=True."
             )
             raise
-        key = jax.eval_shape(lambda: jax.random.key(0))
-        expected = self.pack(
-            {name: jax.eval_shape(f.init, key) for name, f in self.named_families.items()}
-        )
-        leaves, wanted = jax.tree.leaves(output), jax.tree.leaves(expected)
+        expected = self._shapes()
+        wanted: list[Any] = jax.tree.leaves(expected)
         treedef: Any = jax.tree.structure(expected)
-        is_lone_array = len(wanted) == 1 and jax.tree_util.all_leaves([output])
-        if not (
-            (is_lone_array or treedef == jax.tree.structure(output))
-            and [leaf.shape for leaf in leaves] == [leaf.shape for leaf in wanted]
-            and all(map(is_floating, leaves))
+        by_site, row_shape = output, self._row_shape()
+        if jax.tree_util.all_leaves([output]):
+            if output.shape == row_shape:
+                by_site = jax.tree.unflatten(treedef, _columns(output, wanted))
+            elif len(wanted) == 1:
+                by_site = jax.tree.unflatten(treedef, [output])
+        leaves: list[Any] = jax.tree.leaves(by_site)
+        if (
+            treedef != jax.tree.structure(by_site)
+            or [leaf.shape for leaf in leaves] != [leaf.shape for leaf in wanted]
+            or not all(map(is_floating, leaves))
         ):
+            side_by_side = f", or one array {list(row_shape)} of them by row" if row_shape else ""
             raise ValueError(
                 f"the network of Amortized returned {shapes(output, 'output')}, but its sites need "
                 f"{shapes(expected, 'output')}: the structure of sites with the parameters of each "
-                "family in its place; shapes of sites include the batch axis."
+                f"family in its place{side_by_side}. Shapes of sites include the batch axis; for n "
+                "rows of data take guide.resized(n)."
             )
-        by_site = jax.tree.unflatten(treedef, leaves)
         return self.mean_field.from_site_params(
             dict(zip(self.named_families, self.treedef.flatten_up_to(by_site), strict=True))
         )
@@ -137,38 +134,33 @@ class Amortized(StructuredGuide):
         """
         return dict.fromkeys(self.named_families, params)
 
-    def logits(self, params: PyTree, x: Data) -> dict[str, Array]:
-        return self.mean_field.logits(self.free_params(params, x), x)
+    def _start(self, mean_field: MeanField, key: Key) -> PyTree:
+        """Where a mean field of these sites starts, in the structure of the sites."""
+        return self.pack(mean_field.site_params(mean_field.init(key, None)))
 
-    def distributions(self, params: PyTree, x: Data) -> dict[str, Any]:
-        return self.mean_field.distributions(self.free_params(params, x), x)
+    def _shapes(self) -> PyTree:
+        """Shapes of the parameters of the families, in the structure of the sites."""
+        return jax.eval_shape(lambda: self._start(self.mean_field, jax.random.key(0)))
 
-    def base_noise(self, key: Key) -> PyTree:
-        return self.mean_field.base_noise(key)
+    def _row_shape(self) -> tuple[int, int] | None:
+        """``[N, K]``: rows, and parameters of one; None where sites have no rows in common."""
+        # An axis that is drawn jointly, as the only one of an ordered vector is, holds no rows.
+        rows = {f.shape[0] if len(f.shape) > f.event_ndims else None for f in self.families}
+        if len(rows) > 1 or None in rows:
+            return None
+        num_rows = self.families[0].shape[0]
+        return num_rows, sum(leaf.size for leaf in jax.tree.leaves(self._shapes())) // num_rows
 
-    def noise_sizes(self) -> dict[str, int | None]:
-        return self.mean_field.noise_sizes()
-
-    def noise_from_uniform(self, u: Array) -> PyTree:
-        return self.mean_field.noise_from_uniform(u)
-
-    def sample(self, noise: PyTree, params: PyTree, x: Data) -> Latents:
-        return self.mean_field.sample(noise, self.free_params(params, x), x)
-
-    def log_prob(self, params: PyTree, x: Data, z: Latents) -> Array:
-        return self.mean_field.log_prob(self.free_params(params, x), x, z)
-
-    def site_log_probs(self, params: PyTree, x: Data, z: Latents) -> dict[str, Array]:
-        return self.mean_field.site_log_probs(self.free_params(params, x), x, z)
-
-    def site_entropies(self, params: PyTree, x: Data, z: Latents) -> dict[str, Array]:
-        return self.mean_field.site_entropies(self.free_params(params, x), x, z)
-
-    def sample_and_log_prob(self, noise: PyTree, params: PyTree, x: Data) -> tuple[Latents, Array]:
-        return self.mean_field.sample_and_log_prob(noise, self.free_params(params, x), x)
-
-    def sample_and_entropy(self, noise: PyTree, params: PyTree, x: Data) -> tuple[Latents, Array]:
-        return self.mean_field.sample_and_entropy(noise, self.free_params(params, x), x)
+    def _output_size(self) -> int:
+        """How many parameters a row has, for a network that is told."""
+        row_shape = self._row_shape()
+        if row_shape is None:
+            raise ValueError(
+                "a network that returns parameters row by row needs sites whose shapes begin with "
+                "the same number of rows, that of the data, got "
+                f"{ {name: family.shape for name, family in self.named_families.items()} }."
+            )
+        return row_shape[1]
 
 
 def _check_collections(params: PyTree) -> None:
@@ -180,3 +172,10 @@ def _check_collections(params: PyTree) -> None:
             "be trained as parameters instead of updated. Leave out what needs them, such as batch "
             "normalisation (layer normalisation needs none)."
         )
+
+
+def _columns(output: Array, leaves: list[Any]) -> list[Array]:
+    """Arrays like ``leaves`` from the columns of one array."""
+    ends = list(accumulate(size(leaf.shape[1:]) for leaf in leaves))
+    parts = jnp.split(output, ends[:-1], axis=1)
+    return [part.reshape(leaf.shape) for part, leaf in zip(parts, leaves, strict=True)]

@@ -42,6 +42,7 @@ class FactorizedLogJoint:
       num_data: N, the number of data x is drawn from.
       batch: names of the leaves of x that hold one row for each of B data; all that have axes by
         default.
+      is_per_batch: divide the whole by N/B, so that the data terms of the batch count once.
 
     Raises:
       TypeError: ``terms`` is no function.
@@ -70,6 +71,7 @@ class FactorizedLogJoint:
     data_terms: tuple[str, ...] = ()
     num_data: int | None = None
     batch: tuple[str, ...] | None = None
+    is_per_batch: bool = False
 
     def __post_init__(self) -> None:
         if not callable(self.terms):
@@ -114,7 +116,9 @@ class FactorizedLogJoint:
         sums = {name: jnp.sum(a) for name, a in self._arrays(x, z, *model_args).items()}
         if self.num_data is not None:
             scale = self.num_data / batch_of(x, self.batch).size
-            sums |= {name: scale * sums[name] for name in self.data_terms}
+            scaled = set(sums) - set(self.data_terms) if self.is_per_batch else self.data_terms
+            factor = 1 / scale if self.is_per_batch else scale
+            sums |= {name: factor * sums[name] for name in scaled}
         return sums
 
     def declared_factors(self, x: Data, z: Latents, *model_args: PyTree) -> Factors:

@@ -41,6 +41,8 @@ class Problem:
       log_joint: ``(x, z) -> []`` or, with learned parameters, ``(x, z, theta) -> []``.
       guide: the variational family.
       objective: what is minimised.
+      site_weights: what log q of a site counts in the bound, where that is not one; see
+        ``bbvi.infer.batching``.
 
     Example:
       >>> import bbvi, jax, jax.numpy as jnp
@@ -54,6 +56,7 @@ class Problem:
     log_joint: LogJoint
     guide: Guide
     objective: Objective = dataclasses.field(default_factory=Elbo)
+    site_weights: tuple[tuple[str, float], ...] = ()
 
     def __post_init__(self) -> None:
         if not isinstance(self.guide, Guide):
@@ -77,15 +80,34 @@ class Problem:
 
     def sample_and_log_q(self, noise: PyTree, params: Params, x: Data) -> tuple[Latents, Array]:
         """Draws ``[S, ...]`` and their log densities ``[S]``."""
+        if self.site_weights:
+            z = self.sample(noise, params, x)
+            return z, self.log_q(params, x, z)
         return over_draws(lambda n: self.guide.sample_and_log_prob(n, params.guide, x), noise)
 
     def sample_and_entropy(self, noise: PyTree, params: Params, x: Data) -> tuple[Latents, Array]:
         """Draws ``[S, ...]`` and ``[S]`` scalars whose expectation is the entropy of q."""
+        if self.site_weights:
+            z = self.sample(noise, params, x)
+            by_site = over_draws(lambda d: self.guide.site_entropies(params.guide, x, d), z)
+            return z, sum(self.weighted(by_site).values(), jnp.zeros(()))
         return over_draws(lambda n: self.guide.sample_and_entropy(n, params.guide, x), noise)
 
     def log_q(self, params: Params, x: Data, z: Latents) -> Array:
         """Log densities ``[S]`` of draws ``[S, ...]`` under the guide."""
+        if self.site_weights:
+            by_site = over_draws(lambda d: self.guide.site_log_probs(params.guide, x, d), z)
+            weighted = self.weighted(by_site).values()
+            return sum((jnp.sum(w, axis=range(1, w.ndim)) for w in weighted), jnp.zeros(()))
         return over_draws(lambda draw: self.guide.log_prob(params.guide, x, draw), z)
+
+    def weighted(self, by_site: dict[str, Array]) -> dict[str, Array]:
+        """Log densities or entropies by site as they count in the bound."""
+        weights = dict(self.site_weights)
+        return {
+            name: weights[name] * leaf if name in weights else leaf
+            for name, leaf in by_site.items()
+        }
 
     def log_p(self, params: Params, x: Data, z: Latents) -> Array:
         """Log joint ``[S]`` at draws ``[S, ...]``."""
@@ -199,6 +221,12 @@ def check_problem(problem: Problem, params: Params, x: Data) -> None:
             raise ValueError(f"data '{name}' is empty (shape {np.shape(leaf)}).")
     for part, tree in (("guide", params.guide), ("model_params", params.model)):
         for name, leaf in named_leaves(tree, part).items():
+            if "batch_stats" in name.split("."):
+                raise ValueError(
+                    f"{part} holds statistics of batch normalisation ('{name}'): they would be "
+                    "trained as parameters instead of updated. Use layer or group normalisation, "
+                    "which keep no state."
+                )
             if not jnp.issubdtype(jnp.result_type(leaf), jnp.floating):
                 raise TypeError(
                     f"{part} parameter '{name}' has dtype {jnp.result_type(leaf)}; only "

@@ -224,12 +224,35 @@ def discrete_variance(results: dict[str, Any]) -> list[str]:
     ]
 
 
+def streaming(results: dict[str, Any]) -> list[str]:
+    times, memory = [], []
+    for case in results["cases"]:
+        for row in case["epochs"]:
+            cells = [str(case["size"]), str(row["batch_size"]), str(row["steps"])]
+            keys = ("reading_wall_s", "stored_wall_s", "resident_wall_s", "to_reading")
+            cells += [_spread(row[key]) for key in (*keys, "to_resident")]
+            times.append([*cells, _number(1e6 * row["stored_wall_s"]["median"] / row["steps"])])
+        keys = ("files_mb", "peak_mb", "peak_anonymous_mb")
+        memory.append([str(case["size"]), *(_number(case["memory"][key]) for key in keys)])
+    head = ("rows", "batch", "steps", "reading s [IQR]", "fit from disk s [IQR]")
+    head += ("fit in memory s [IQR]", "x reading [IQR]", "x in memory [IQR]", "us/step")
+    return [
+        "# Data on disk",
+        f"{_machine(results['cases'][0]['environment'])}. An epoch of a logistic regression with "
+        "ten features; the files are in the page cache.",
+        table(head, times),
+        "Memory of the process in MB: all, which includes pages of the files, and without these.",
+        table(("rows", "files", "peak", "peak without files"), memory),
+    ]
+
+
 SUITES = {
     "speed": speed,
     "scale": scale,
     "variance": variance,
     "mixture": mixture,
     "discrete_variance": discrete_variance,
+    "streaming": streaming,
 }
 
 

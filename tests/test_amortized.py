@@ -1,5 +1,6 @@
 """Amortized guides: everything follows from the mean field at the network's output."""
 
+import dataclasses
 from typing import Any
 
 import flax.linen as nn
@@ -86,7 +87,8 @@ def test_everything_is_that_of_the_mean_field_at_the_output():
     z = MIXED.sample(noise, phi, X)
     jax.tree.map(np.testing.assert_array_equal, z, MIXED.mean_field.sample(noise, free, None))
     assert MIXED.log_prob(phi, X, z) == MIXED.mean_field.log_prob(free, None, z)
-    assert MIXED.sites() == MIXED.mean_field.sites()
+    local = [dataclasses.replace(site, is_local=True) for site in MIXED.mean_field.sites()]
+    assert MIXED.sites() == tuple(local)
     assert set(MIXED.logits(phi, X)) == {"b", "c"}
     np.testing.assert_array_equal(MIXED.logits(phi, X)["c"], output["c"]["logits"])
 
@@ -240,10 +242,102 @@ def test_jit_and_vmap_over_parameters():
 
 def test_trained_parameters_fit_data_of_another_size():
     phi = BINARY.init(jax.random.key(0), X)
-    other = bbvi.Amortized({"b": bbvi.Bernoulli((1, 2))}, Logits())
+    assert BINARY.resized(1) == bbvi.Amortized({"b": bbvi.Bernoulli((1, 2))}, Logits())
     np.testing.assert_allclose(
-        other.logits(phi, X[1:2])["b"], BINARY.logits(phi, X)["b"][1:2], rtol=1e-6
+        BINARY.resized(1).logits(phi, X[1:2])["b"], BINARY.logits(phi, X)["b"][1:2], rtol=1e-6
     )
+    told = bbvi.Amortized(TOLD, bbvi.networks.MLP((4,)))
+    phi = told.init(jax.random.key(0), X[:1])
+    assert told.resized(2).network == told.network
+    jax.tree.map(
+        lambda few, all_rows: np.testing.assert_allclose(few, all_rows[:2], rtol=1e-5),
+        told.resized(2).mean_field.site_params(told.resized(2).free_params(phi, X[:2])),
+        told.mean_field.site_params(told.free_params(phi, X)),
+    )
+
+
+TOLD = {
+    "c": bbvi.Categorical(4, (3,)),
+    "a": (bbvi.Normal((3, 2)), bbvi.Normal((3, 3), bbvi.supports.simplex)),
+    "m": bbvi.NormalMixture(2, (3,)),
+}
+
+
+def test_a_network_is_told_its_output_and_starts_where_the_mean_field_does():
+    guide = bbvi.Amortized(TOLD, bbvi.networks.MLP((4,)))
+    assert guide.network == bbvi.networks.MLP((4,), output=2 * 2 + 2 * 2 + 4 + 3 * 2)
+    phi = guide.init(jax.random.key(0), X)
+    again = guide.init(jax.random.key(2), X)["params"]["head"]["bias"]
+    assert 0.01 < float(jnp.abs(phi["params"]["head"]["bias"] - again).max()) < 1.0
+    phi["params"]["head"]["kernel"] = jnp.zeros((4, guide.network.output))
+    found = guide.mean_field.site_params(guide.free_params(phi, X))
+    start = guide.mean_field.init(jax.random.key(1), None)
+    assert float(jnp.abs(found["a.0"]["loc"]).max()) < 0.5
+    np.testing.assert_allclose(found["a.0"]["log_scale"], np.log(0.1), rtol=1e-6)
+    for name in ("logits", "log_scale"):
+        np.testing.assert_allclose(found["m"][name], start.families["m"][name], rtol=1e-6)
+    np.testing.assert_allclose(
+        np.diff(found["m"]["loc"]), np.diff(start.families["m"]["loc"]), rtol=1e-5
+    )
+
+
+def test_one_array_holds_the_parameters_of_a_row_side_by_side():
+    class Columns(nn.Module):
+        @nn.compact
+        def __call__(self, x):
+            return jnp.tile(jnp.arange(18.0), (3, 1)) + 100 * jnp.arange(3.0)[:, None]
+
+    guide = bbvi.Amortized(TOLD, Columns())
+    found = guide.mean_field.site_params(guide.free_params({}, X))
+    rows = 100 * np.arange(3)[:, None]
+    for name, entry, columns in (
+        ("a.0", "loc", [0, 1]),
+        ("a.0", "log_scale", [2, 3]),
+        ("a.1", "loc", [4, 5]),
+        ("a.1", "log_scale", [6, 7]),
+        ("c", "logits", [8, 9, 10, 11]),
+        ("m", "loc", [12, 13]),
+        ("m", "log_scale", [14, 15]),
+        ("m", "logits", [16, 17]),
+    ):
+        np.testing.assert_array_equal(found[name][entry], rows + np.array([columns]))
+
+
+@pytest.mark.parametrize(
+    "sites",
+    [
+        {"z": bbvi.Normal((3,)), "w": bbvi.Normal()},
+        {"z": bbvi.Normal((3,)), "w": bbvi.Normal((4,))},
+        {"z": bbvi.Normal((3,)), "w": bbvi.Normal((3,), bbvi.supports.ordered)},
+    ],
+    ids=["scalar", "other_rows", "joint_rows"],
+)
+def test_sites_without_common_rows_are_refused_to_a_network_that_is_told(sites):
+    with pytest.raises(ValueError, match=r"same number of rows, that of the data, got \{'w'"):
+        bbvi.Amortized(sites, bbvi.networks.MLP(()))
+
+
+def test_an_output_that_is_not_the_sites_is_refused():
+    with pytest.raises(ValueError, match=r"MLP has output=3, but.*4 parameters for each row"):
+        bbvi.Amortized({"z": bbvi.Normal((3, 2))}, bbvi.networks.MLP((), output=3))
+
+
+def test_the_number_of_rows_must_be_that_of_the_data():
+    guide = bbvi.Amortized({"z": bbvi.Normal((4, 2))}, bbvi.networks.MLP(()))
+    phi = guide.init(jax.random.key(0), X)
+    with pytest.raises(ValueError, match=r"output: float\d+\[3, 4\].*for n rows.*resized\(n\)"):
+        guide.free_params(phi, X)
+
+
+def test_a_transposed_output_is_refused():
+    class Transposed(nn.Module):
+        @nn.compact
+        def __call__(self, x):
+            return nn.Dense(4)(x).T
+
+    guide = bbvi.Amortized({"z": bbvi.Normal((3, 2))}, Transposed())
+    with pytest.raises(ValueError, match=r"float\d+\[4, 3\].*one array \[3, 4\] of them by row"):
+        guide.free_params(guide.init(jax.random.key(0), X), X)
 
 
 def test_product_with_global_latents():
@@ -270,14 +364,18 @@ def test_what_is_not_a_network_is_refused(network):
 @pytest.mark.parametrize(
     ("sites", "width", "message"),
     [
-        ({"b": bbvi.Bernoulli((3, 4))}, 2, r"float32\[3, 2\]}, but.*b.logits: float32\[3, 4\]"),
-        ({"b": bbvi.Bernoulli((5, 2))}, 2, r"shapes of sites include the batch axis"),
-        ({"z": bbvi.Normal((3, 2))}, 2, r"needs? {z.loc: float32\[3, 2\], z.log_scale: float32"),
+        ({"b": bbvi.Bernoulli((3, 4))}, 2, r"float\d+\[3, 2\]}, but.*b.logits: float\d+\[3, 4\]"),
+        ({"b": bbvi.Bernoulli((5, 2))}, 2, r"Shapes of sites include the batch axis"),
+        ({"z": bbvi.Normal((3, 2))}, 2, r"needs? {z.loc: float\d+\[3, 2\], z.log_scale: float"),
     ],
 )
 def test_output_that_does_not_fit_is_refused(sites, width, message):
+    guide = bbvi.Amortized(sites, Logits(width))
+    phi = guide.init(jax.random.key(0), X)
     with pytest.raises(ValueError, match=message):
-        bbvi.Amortized(sites, Logits(width)).init(jax.random.key(0), X)
+        guide.free_params(phi, X)
+    with pytest.raises(ValueError, match=message):
+        bbvi.fit(lambda x, z: 0.0, guide, X, num_steps=1, progress=False)
 
 
 def test_integer_output_is_refused():
@@ -286,15 +384,18 @@ def test_integer_output_is_refused():
         def __call__(self, x):
             return nn.Dense(2)(x).astype(jnp.int32)
 
+    guide = bbvi.Amortized(bbvi.Bernoulli((3, 2)), Rounded())
+    phi = guide.init(jax.random.key(0), X)
     with pytest.raises(ValueError, match=r"output: int32\[3, 2\]"):
-        bbvi.Amortized(bbvi.Bernoulli((3, 2)), Rounded()).init(jax.random.key(0), X)
+        guide.free_params(phi, X)
 
 
-def test_state_besides_parameters_is_refused():
+@pytest.mark.parametrize("use_running_average", [True, False])
+def test_state_besides_parameters_is_refused(use_running_average):
     class Normalised(nn.Module):
         @nn.compact
         def __call__(self, x):
-            return nn.BatchNorm(use_running_average=True)(nn.Dense(2)(x))
+            return nn.BatchNorm(use_running_average=use_running_average)(nn.Dense(2)(x))
 
     with pytest.raises(ValueError, match=r"besides its parameters, \['batch_stats'\]"):
         bbvi.Amortized(bbvi.Bernoulli((3, 2)), Normalised()).init(jax.random.key(0), X)
@@ -306,5 +407,7 @@ def test_dropout_is_refused():
         def __call__(self, x):
             return nn.Dropout(0.5, deterministic=False)(nn.Dense(2)(x))
 
+    guide = bbvi.Amortized(bbvi.Bernoulli((3, 2)), Noisy())
+    phi = guide.init(jax.random.key(0), X)
     with pytest.raises(Exception, match=r"calls network.apply\(params, x\) and nothing else"):
-        bbvi.Amortized(bbvi.Bernoulli((3, 2)), Noisy()).init(jax.random.key(0), X)
+        guide.free_params(phi, X)

@@ -4,6 +4,7 @@ import chex
 import optax
 import pytest
 
+import bbvi
 from bbvi._optimizers import Optimizer
 
 MAKERS = {
@@ -18,6 +19,9 @@ MAKERS = {
     ),
     "inject_hyperparams": lambda: optax.inject_hyperparams(optax.adam)(learning_rate=1e-2),
     "schedule": lambda: optax.adam(optax.exponential_decay(1e-2, 100, 0.5)),
+    "alternating": lambda: bbvi.alternating(
+        optax.adam(1e-2), optax.sgd(1e-3), num_guide_steps=5, num_model_steps=2
+    ),
     "cosine": lambda: optax.sgd(optax.cosine_decay_schedule(1e-2, 100)),
 }
 
@@ -42,6 +46,9 @@ def test_different_transformations_are_not_equal():
         optax.chain(optax.clip_by_global_norm(2.0), optax.adam(1e-2)),
         optax.adam(optax.exponential_decay(1e-2, 100, 0.6)),
         optax.multi_transform({"a": optax.adam(1e-2), "b": optax.sgd(1e-3)}, {"x": "b", "y": "a"}),
+        bbvi.alternating(optax.adam(1e-2), optax.sgd(1e-3), num_guide_steps=5, num_model_steps=3),
+        bbvi.alternating(optax.adam(1e-2), optax.sgd(1e-3), num_guide_steps=4, num_model_steps=3),
+        bbvi.alternating(optax.sgd(1e-3), optax.adam(1e-2), num_guide_steps=5, num_model_steps=2),
     ]
     assert len({Optimizer.of(optimizer) for optimizer in different}) == len(different)
 

@@ -89,6 +89,19 @@ def test_empty_data_are_refused(x, message):
         check(lambda x, z: both(z), x)
 
 
+def test_statistics_of_batches_are_refused():
+    """Flax returns them beside the parameters of a decoder."""
+
+    def log_joint(x, z, theta):
+        return -0.5 * (z["z"] - theta["params"]["w"]) ** 2
+
+    theta = {"params": {"w": jnp.zeros(())}, "batch_stats": {"norm": {"mean": jnp.zeros(())}}}
+    problem = bbvi.Problem(log_joint, bbvi.MeanField({"z": bbvi.Normal()}))
+    params = problem.init(jax.random.key(0), None, theta)
+    with pytest.raises(ValueError, match=r"model_params holds statistics.*batch_stats.norm.mean"):
+        check_problem(problem, params, None)
+
+
 def test_integer_parameters_are_refused():
     with pytest.raises(TypeError, match="model_params parameter 'n' has dtype int32"):
         check(lambda x, z, theta: both(z), None, {"a": jnp.ones(()), "n": jnp.array(3)})

@@ -34,7 +34,7 @@ def entropy_by_prior(prior: Prior, problem: Problem, params: Params, x: Data, z:
             with jax.numpy_rank_promotion("allow"):  # distrax relies on it
                 log_p = jnp.sum(priors[name].log_prob(values[name]))
             entropies[name] = -log_p - divergence
-        return sum(entropies.values(), jnp.zeros(()))
+        return sum(problem.weighted(entropies).values(), jnp.zeros(()))
 
     return over_draws(of_draw, z)
 

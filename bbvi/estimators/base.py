@@ -65,6 +65,8 @@ class Estimator(abc.ABC):
       num_samples: S, draws from the guide per step.
       is_biased: whether the expected gradient is another than the objective's. Such an estimator
         is a ``BiasedEstimator``, so that its ``repr`` says so wherever it is reported.
+      takes_site_weights: whether it heeds ``problem.site_weights``, as minibatches need for models
+        with both global and local latents.
       is_pathwise: whether the gradient passes through the draws. True unless a class says
         otherwise, so that one that does not think of discrete latents is refused them.
 
@@ -86,6 +88,7 @@ class Estimator(abc.ABC):
     num_samples: int = 1
     is_pathwise: ClassVar[bool] = True
     is_biased: ClassVar[bool] = False
+    takes_site_weights: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
         if not isinstance(self.num_samples, int) or self.num_samples < 1:
@@ -197,6 +200,16 @@ def check_groups(estimator: Any, problem: Problem) -> None:
         raise ValueError(
             f"{problem.objective!r} takes draws in groups of {problem.objective.group_size}, but "
             f"{type(estimator).__name__} draws num_samples={estimator.num_samples}: use a multiple."
+        )
+
+
+def check_site_weights(estimator: Estimator, problem: Problem) -> None:
+    """Raise where the sites count differently in the bound and the estimator cannot heed it."""
+    if problem.site_weights and not estimator.takes_site_weights:
+        raise ValueError(
+            f"{type(estimator).__name__} does not take minibatches of a model with both shared and "
+            "local latents, where log q of the shared ones counts less; use Reparameterization, "
+            "ScoreFunction or LocalExpectation, or a dict of them by site."
         )
 
 

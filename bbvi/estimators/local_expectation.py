@@ -63,6 +63,7 @@ class LocalExpectation(SurrogateEstimator):
     num_samples: int = 4
 
     is_pathwise: ClassVar[bool] = False
+    takes_site_weights: ClassVar[bool] = True
 
     def validate(self, problem: Problem, params: Params, x: Data) -> None:
         check_elbo(self, problem)
@@ -118,5 +119,6 @@ def local_term(problem: Problem, params: Params, x: Data, z: Latents, site: Site
         return guide.site_log_probs(params.guide, x, flipped)[site.name]
 
     log_q = jax.vmap(log_q_at)(jnp.arange(site.num_values))[None]  # [1, K, *shape]: q has no draws
-    signal = values - values.mean(axis=1, keepdims=True) - stop_gradient(log_q)
+    weighted = problem.weighted({site.name: stop_gradient(log_q)})[site.name]
+    signal = values - values.mean(axis=1, keepdims=True) - weighted
     return jnp.sum(jnp.exp(log_q) * signal, axis=range(1, signal.ndim))

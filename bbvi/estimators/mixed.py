@@ -179,7 +179,7 @@ class Mixed(Estimator):
         ) -> tuple[dict[str, Array], Array, dict[str, Array], dict[str, Array]]:
             z = problem.sample(outer_noise, params._replace(guide=phi), x)
             log_q = over_draws(lambda draw: site_sums(guide.site_log_probs(phi, x, draw)), z)
-            entropies = entropy_terms(at_sites, guide, phi, x, z)
+            entropies = entropy_terms(at_sites, problem, phi, x, z)
             return self._continuous_leaves(problem, z), entropies, guide.logits(phi, x), log_q
 
         (continuous, entropies, logits, log_q), pullback = jax.vjp(outer, params.guide)

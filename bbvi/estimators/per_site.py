@@ -27,7 +27,6 @@ from bbvi.estimators.score_function import (
     score_init,
 )
 from bbvi.estimators.vimco import Vimco
-from bbvi.guides.base import Guide
 from bbvi.objectives import ForwardKl, Objective, PowerMean
 from bbvi.problem import Problem, over_draws
 from bbvi.sampling import Independent
@@ -75,6 +74,7 @@ class PerSite(Estimator):
     estimators: tuple[tuple[str, SiteEstimator], ...] = ()
 
     is_pathwise: ClassVar[bool] = False  # sites are checked one by one
+    takes_site_weights: ClassVar[bool] = True
 
     def __init__(self, estimators: Mapping[str, SiteEstimator]):
         if not estimators:
@@ -132,9 +132,8 @@ class PerSite(Estimator):
             log_p = scalar = per_draw(by_component)
             for name in local:
                 scalar += local_term(problem, params, x, z, sites[name])
-            log_q = over_draws(lambda draw: site_sums(guide.site_log_probs(phi, x, draw)), z)
-            scalar += entropy_terms(self._of(Reparameterization), guide, phi, x, z)
-            log_weights = stop_gradient(log_p - sum(log_q.values()))
+            scalar += entropy_terms(self._of(Reparameterization), problem, phi, x, z)
+            log_weights = stop_gradient(log_p - problem.log_q(params, x, z))
             return -jnp.mean(scalar), (z, by_component, blankets, log_weights)
 
         grads, (z, log_p, blankets, log_weights) = jax.grad(surrogate, has_aux=True)(params)
@@ -146,18 +145,23 @@ class PerSite(Estimator):
 
 
 def entropy_terms(
-    estimators: Mapping[str, Reparameterization], guide: Guide, phi: PyTree, x: Data, z: Latents
+    estimators: Mapping[str, Reparameterization],
+    problem: Problem,
+    phi: PyTree,
+    x: Data,
+    z: Latents,
 ) -> Array:
     """``[S]`` scalars whose gradient is that of the entropy of the named sites at pathwise z."""
-    total = jnp.zeros(())
+    guide, total = problem.guide, jnp.zeros(())
     for name, estimator in estimators.items():
         if estimator.entropy is None or estimator.entropy == "closed_form":
-            total += over_draws(lambda draw: guide.site_entropies(phi, x, draw), z)[name]
+            entropies = over_draws(lambda draw: guide.site_entropies(phi, x, draw), z)
+            total += problem.weighted(entropies)[name]
         else:
             is_held = estimator.entropy == "stick_the_landing"
             at = stop_gradient(phi) if is_held else phi
             log_q = over_draws(lambda draw: site_sums(guide.site_log_probs(at, x, draw)), z)  # noqa: B023
-            total -= log_q[name]
+            total -= problem.weighted(log_q)[name]
     return total
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Literal, get_args
+from typing import ClassVar, Literal, get_args
 
 import jax
 from jax import Array
@@ -98,6 +98,8 @@ class Reparameterization(SurrogateEstimator):
       Sticking the Landing: Simple, Lower-Variance Gradient Estimators for Variational Inference;
       Buchholz, Wenzel and Mandt (2018), Quasi-Monte Carlo Variational Inference.
     """
+
+    takes_site_weights: ClassVar[bool] = True
 
     num_samples: int = 8
     entropy: Entropy | None = None

@@ -93,6 +93,7 @@ class ScoreFunction(Estimator):
     signal: Signal = "adaptive"
 
     is_pathwise: ClassVar[bool] = False
+    takes_site_weights: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -199,14 +200,17 @@ def score_gradient(
     def log_probs(phi: PyTree) -> dict[str, Array]:
         return over_draws(lambda draw: guide.site_log_probs(phi, x, draw), z)
 
-    log_q, pullback = jax.vjp(log_probs, params.guide)
+    scores, pullback = jax.vjp(log_probs, params.guide)
+    log_q = problem.weighted(scores)
     log_p, blankets = stop_gradient((log_p, blankets))
-    log_weights = per_draw(log_p) - sum(per_draw(leaf) for leaf in log_q.values())
     by_component: dict[str, Array] = {}
-    if log_p.shape[1] > 1:
+    if log_p.shape[1] == 1:
+        log_weights = log_p[:, 0] - sum(per_draw(leaf) for leaf in log_q.values())
+    else:
         components = problem.components(params, x)
         weights = log_p - over_draws(components.total, log_q)
         by_component = over_draws(components.spread, weights)
+        log_weights = jnp.sum(weights, axis=1)
 
     signals = {name: jnp.zeros_like(leaf) for name, leaf in log_q.items()}
     rests, next_state, adaptive = dict(signals), {}, []

@@ -17,6 +17,7 @@ from bbvi.guides.families import (
     VonMises,
 )
 from bbvi.guides.gaussian import FullRank, LowRank
+from bbvi.guides.local import Local
 from bbvi.guides.mean_field import MeanField
 from bbvi.guides.mixture import NormalMixture
 from bbvi.guides.product import Product
@@ -31,6 +32,7 @@ __all__ = [
     "Gamma",
     "Guide",
     "Laplace",
+    "Local",
     "LogNormal",
     "LowRank",
     "MeanField",

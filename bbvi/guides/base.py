@@ -16,6 +16,21 @@ from bbvi._tree import named_leaves
 from bbvi._types import Data, Key, Latents, PyTree, Site
 
 
+@dataclasses.dataclass(frozen=True)
+class Refinement:
+    """Steps on the ELBO by which a guide's parameters are refined for the data at hand.
+
+    Attributes:
+      num_steps: how many.
+      step_size: share of a step of natural gradient.
+      num_samples: draws that estimate the ELBO.
+    """
+
+    num_steps: int
+    step_size: float
+    num_samples: int
+
+
 class Guide(abc.ABC):
     r"""A variational family :math:`q(z \mid x; \phi)`, written for ONE draw; the library vmaps.
 
@@ -49,6 +64,7 @@ class Guide(abc.ABC):
 
     reparameterized: ClassVar[bool] = False
     has_entropy: bool = False
+    refinement: Refinement | None = None
 
     @abc.abstractmethod
     def init(self, key: Key, x: Data) -> PyTree:
@@ -101,6 +117,33 @@ class Guide(abc.ABC):
         """
         (site,) = self.sites()
         return {site.name: params}
+
+    def resized(self, num_rows: int) -> Guide:
+        """The guide for so many rows of data; another one only where sites are local."""
+        del num_rows
+        return self
+
+    def split_rows(self, params: PyTree) -> tuple[PyTree, PyTree]:
+        """Parameters shared by all data, and those with a leading axis over the rows of them."""
+        return params, ()
+
+    def join_rows(self, shared: PyTree, rows: PyTree) -> PyTree:
+        """The inverse of ``split_rows``, for as many rows as there are."""
+        del rows
+        return shared
+
+    def free(self) -> Guide:
+        """The guide over refined parameters, where there is a ``refinement``."""
+        return self
+
+    def start(self, params: PyTree, x: Data) -> PyTree:
+        """Parameters of ``free()`` that the refinement starts from."""
+        del x
+        return params
+
+    def refinement_noise(self, key: Key, num_samples: int) -> PyTree:
+        """Base noise ``[S, ...]`` of ``free()`` for the refinement."""
+        return jax.vmap(self.base_noise)(jax.random.split(key, num_samples))
 
     def logits(self, params: PyTree, x: Data) -> dict[str, Array]:
         """Logits of each discrete site (``num_values`` in ``sites()``), differentiable in phi.

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import abc
+import copy
 import dataclasses
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, ClassVar, NamedTuple, Self
 
 import distrax
 import jax
@@ -61,6 +62,12 @@ class Family(abc.ABC):
         raise NotImplementedError(
             f"{type(self).__name__} is not an exponential family, so it has no overdispersed form."
         )
+
+    def resized(self, num_rows: int) -> Self:
+        """The family with another length of its first axis."""
+        resized = copy.copy(self)
+        object.__setattr__(resized, "shape", (num_rows, *self.shape[1:]))
+        return resized
 
     def base_noise(self, key: Key) -> PyTree:
         return key
@@ -514,6 +521,10 @@ class Bernoulli(Family):
 
     def sample(self, noise: Array, params: PyTree) -> Array:
         return (noise < jax.nn.sigmoid(params["logits"])).astype(jnp.int32)
+
+    def log_probs(self, params: PyTree, z: Array) -> Array:
+        # Not through distrax, which takes two softplus: 15 % of a step of 400 x 10 latents.
+        return z * params["logits"] - jax.nn.softplus(params["logits"])
 
 
 @dataclasses.dataclass(frozen=True)

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from bbvi._types import Data, Key, Latents, PyTree, Site
-from bbvi.guides.base import Guide, StructuredGuide
+from bbvi.guides.base import Guide, Refinement, StructuredGuide
 
 
 @dataclasses.dataclass(frozen=True, init=False)
@@ -49,6 +49,11 @@ class Product(Guide):
         shared = sorted({name for name in names if names.count(name) > 1})
         if shared:
             raise ValueError(f"Product: latents {shared} appear in more than one guide.")
+
+        if sum(guide.refinement is not None for guide in guides) > 1:
+            raise ValueError(
+                f"Product takes one guide that refines its parameters, got {guides!r}."
+            )
 
     @staticmethod
     def _latent_names(guide: Guide) -> list[str]:
@@ -114,6 +119,33 @@ class Product(Guide):
     def site_params(self, params: PyTree) -> dict[str, PyTree]:
         parts = zip(self.guides, params, strict=True)
         return {k: v for guide, p in parts for k, v in guide.site_params(p).items()}
+
+    def resized(self, num_rows: int) -> Product:
+        return Product(*(guide.resized(num_rows) for guide in self.guides))
+
+    def split_rows(self, params: PyTree) -> tuple[PyTree, PyTree]:
+        parts = zip(self.guides, params, strict=True)
+        shared, rows = zip(*(guide.split_rows(p) for guide, p in parts), strict=True)
+        return shared, rows
+
+    def join_rows(self, shared: PyTree, rows: PyTree) -> PyTree:
+        parts = zip(self.guides, shared, rows, strict=True)
+        return tuple(guide.join_rows(s, r) for guide, s, r in parts)
+
+    @property
+    def refinement(self) -> Refinement | None:  # type: ignore[override]
+        return next((g.refinement for g in self.guides if g.refinement is not None), None)
+
+    def free(self) -> Product:
+        return Product(*(guide.free() for guide in self.guides))
+
+    def start(self, params: PyTree, x: Data) -> PyTree:
+        return tuple(guide.start(p, x) for guide, p in zip(self.guides, params, strict=True))
+
+    def refinement_noise(self, key: Key, num_samples: int) -> PyTree:
+        keys = jax.random.split(key, len(self.guides))
+        parts = zip(self.guides, keys, strict=True)
+        return tuple(guide.refinement_noise(k, num_samples) for guide, k in parts)
 
     def logits(self, params: PyTree, x: Data) -> dict[str, Array]:
         found: dict[str, Array] = {}

@@ -1,6 +1,7 @@
 """The loop: one step, chunks of steps, stopping, and what a fit returns."""
 
 from bbvi.infer.fit import NonFiniteError, fit
+from bbvi.infer.loader import Loader
 from bbvi.infer.loop import Progress
 from bbvi.infer.mode import find_mode
 from bbvi.infer.pilot import Choice, choose_estimator
@@ -13,6 +14,7 @@ __all__ = [
     "FitResult",
     "FitState",
     "History",
+    "Loader",
     "NonFiniteError",
     "Plateau",
     "Progress",

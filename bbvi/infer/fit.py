@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import numbers
+import operator
 import time
 from collections.abc import Callable, Sequence
 from typing import Any, get_args
@@ -19,7 +20,12 @@ from bbvi._tree import abstract
 from bbvi._types import Data, Key, LogJoint, Params, PyTree, check_key
 from bbvi.diagnostics import monte_carlo_mean
 from bbvi.estimators import Estimator, default_estimator
+from bbvi.estimators.base import check_pathwise, check_site_weights
 from bbvi.guides.base import Guide
+from bbvi.infer.batching import Batching, Source
+from bbvi.infer.chunk import start
+from bbvi.infer.draws import batch_log_weights, select_params
+from bbvi.infer.loader import Loader
 from bbvi.infer.loop import Loop, Progress, final_status
 from bbvi.infer.nonfinite import explain_nonfinite
 from bbvi.infer.result import FitResult, History, Restarts
@@ -30,11 +36,12 @@ from bbvi.infer.step import (
     StepInfo,
     as_estimator,
     initial_params,
-    start,
 )
 from bbvi.infer.stopping import Plateau, trend
+from bbvi.infer.streams import source_of
 from bbvi.objectives import Elbo, Objective
 from bbvi.problem import Problem, check_problem
+from bbvi.refinement import free_point, free_problem
 from bbvi.tempering import Tempered
 
 MAX_STEPS = 100_000
@@ -71,6 +78,8 @@ def fit(
     objective: Objective | None = None,
     optimizer: optax.GradientTransformation | None = None,
     num_steps: int | None = None,
+    batch_size: int | None = None,
+    num_epochs: int | None = None,
     stopping: Plateau | None = None,
     model_params: PyTree = None,
     init_params: PyTree = None,
@@ -94,12 +103,18 @@ def fit(
     Args:
       log_joint: ``(x, z) -> []``, pure, for ONE draw z; ``(x, z, theta)`` with ``model_params``.
       guide: the variational family; its latents have the structure of z.
-      x: data, any pytree of arrays; passed to ``log_joint`` as it is.
+      x: data, any pytree of arrays, passed to ``log_joint`` as it is; or a ``Loader`` of batches.
       key: typed key, ``jax.random.key(0)`` by default.
       estimator: gradient estimator, or a dict of them by site.
       objective: what is minimised, ``Elbo()`` by default.
       optimizer: any optax optimizer; it is run as it is, without lowering its rate.
       num_steps: steps to take. Without it, the run stops by ``stopping``, at 100,000 at most.
+      batch_size: rows of x in a step, other ones every time: all rows once an epoch, in a random
+        order that follows from ``key``. ``log_joint`` stays the function of data of any number of
+        rows: its terms of the data are found and scaled by N/B. Latents of each datum are those
+        of ``Local`` and ``Amortized`` guides. Arrays that are ``numpy.memmap`` stay on disk.
+      num_epochs: in place of ``num_steps``, how often all batches are gone through, N // B each
+        time.
       stopping: the stopping rule; with ``num_steps`` given, none unless one is named.
       model_params: initial theta of a learned model (any pytree of floating arrays).
       init_params: where the guide starts, from ``guide.params_at(z, scale)``; by default its
@@ -141,23 +156,31 @@ def fit(
     """
     began = time.perf_counter()
     _check_options(num_steps, num_restarts, nonfinite, trace_fn, stopping, init_state)
+    _check_batches(batch_size, num_epochs, num_steps, x)
     _check_callbacks(callbacks)
     chosen = Optimizer.of(default_optimizer() if optimizer is None else optimizer)
     problem, is_batched = Problem(log_joint, guide, objective or Elbo()), num_restarts > 1
-    x = jax.tree.map(jnp.asarray, x)
     keys = jax.random.split(check_key(jax.random.key(0) if key is None else key), 3)
+    run_keys = jax.random.split(keys[1], num_restarts) if is_batched else keys[1]
+    order_key = run_keys if init_state is None else init_state.key
+    small, source = source_of(problem, x, batch_size, order_key)
+    batching, few = source.batching, source.few
+    if num_epochs is not None and batching is not None:
+        num_steps = num_epochs * batching.steps_per_epoch
     if init_state is None:
-        params = _initial(problem, keys[0], x, init_params, model_params, num_restarts)
+        params = _initial(problem, keys[0], few, init_params, model_params, num_restarts)
     else:
-        _check_resume_params(problem, init_state.params, x, num_restarts)
+        _check_resume_params(problem, init_state.params, few, num_restarts)
         params = init_state.params
 
     one = jax.tree.map(lambda leaf: leaf[0], params) if is_batched else params
-    resolved = _prepare(problem, as_estimator(estimator), *abstract((one, x)))
-    algorithm = Algorithm(problem, resolved, chosen, nonfinite, trace_fn)
+    if batching is not None:
+        one = select_params(small, one, jnp.arange(batching.batch_size))
+    resolved = _prepare(small, as_estimator(estimator), *abstract((one, few)))
+    algorithm = Algorithm(small, resolved, chosen, nonfinite, trace_fn, batching)
 
-    run_keys = jax.random.split(keys[1], num_restarts) if is_batched else keys[1]
-    state = start(algorithm, run_keys, x, params, is_batched=is_batched)
+    begin = 0 if init_state is None else int(np.max(init_state.step))
+    state = start(algorithm, run_keys, source.feed(begin, 1)[0], params, is_batched=is_batched)
     if init_state is not None:
         _check_resume(init_state, state)
         state = init_state
@@ -166,18 +189,20 @@ def fit(
     total, annealing = num_steps or MAX_STEPS, 0
     if isinstance(problem.objective, Tempered):
         annealing = problem.objective.num_annealing_steps(int(np.max(state.step)), total)
-    loop = Loop(algorithm, x, total, rule, optimizer is None, is_batched, annealing)
-    status, state, record, since = loop.run(state, callbacks, progress=progress)
-
+    loop = Loop(algorithm, source, total, rule, optimizer is None, is_batched, annealing)
     restarts: Restarts | None = None
     best: Any = ...
-    if is_batched:
-        restarts = None if loop.error else _compare(problem, keys[2], state, x)
-        best = restarts.best if restarts else 0
-    state, history = jax.tree.map(lambda leaf: leaf[best], (state, History(*record)))
+    detail = ""
+    with source:
+        status, state, record, since = loop.run(state, callbacks, progress=progress)
+        if is_batched:
+            restarts = None if loop.error else _compare(small, source, keys[2], state)
+            best = restarts.best if restarts else 0
+        state, history = jax.tree.map(lambda leaf: leaf[best], (state, History(*record)))
+        if status == "nonfinite":
+            detail = explain_nonfinite(algorithm, state, source.feed(int(state.step), 1)[0])
     tail = history.loss[since:]
     tail = tail[np.isfinite(tail)]  # without the steps that were skipped
-    detail = explain_nonfinite(algorithm, state, x) if status == "nonfinite" else ""
     if loop.error is not None:
         detail = f"ended by {type(loop.error).__name__}: {str(loop.error).splitlines()[-1]}"
     result = FitResult(
@@ -187,10 +212,12 @@ def fit(
         trend=trend(tail) if len(tail) >= 8 else None,
         problem=problem,
         estimator=resolved,
-        x=x,
+        x=source.x,
         seconds=time.perf_counter() - began,
         restarts=restarts,
         detail=detail,
+        batch_problem=small,
+        source=source,
     )
     if status == "nonfinite" and nonfinite == "raise" and throw:
         raise NonFiniteError(
@@ -225,6 +252,19 @@ def _check_options(
         raise TypeError(f"init_state must be the .state of a result, got {init_state!r}.")
 
 
+def _check_batches(batch_size: Any, num_epochs: Any, num_steps: Any, x: Any) -> None:
+    for name, value in (("batch_size", batch_size), ("num_epochs", num_epochs)):
+        is_count = isinstance(value, numbers.Integral) and not isinstance(value, bool)
+        if value is not None and not (is_count and value >= 1):
+            raise ValueError(f"{name} must be an int >= 1, got {value!r}.")
+    if num_epochs is not None and batch_size is None and not isinstance(x, Loader):
+        raise ValueError("num_epochs counts passes over batches of the data: give batch_size too.")
+    if num_epochs is not None and num_steps is not None:
+        raise ValueError(
+            f"num_steps={num_steps} and num_epochs={num_epochs} both say how long to run: give one."
+        )
+
+
 def _check_callbacks(callbacks: Any) -> None:
     if not isinstance(callbacks, Sequence):
         raise TypeError(f"callbacks must be a sequence of functions, got {callbacks!r}.")
@@ -239,8 +279,14 @@ def _prepare(
 ) -> Estimator:
     """Check everything that shapes decide and choose the estimator; once per configuration."""
     params, x = jax.tree.unflatten(treedef, shapes)
+    if problem.guide.refinement is not None:
+        params = jax.eval_shape(functools.partial(free_point, problem), params, x)
+        problem = free_problem(problem)
+        local = [site.name for site in problem.guide.sites() if site.is_local]
+        check_pathwise(problem, params, x, local)
     check_problem(problem, params, x)
     resolved = estimator or default_estimator(problem, params, x)
+    check_site_weights(resolved, problem)
     resolved.validate(problem, params, x)
     return resolved
 
@@ -277,11 +323,15 @@ def _check_resume(given: FitState, fresh: FitState) -> None:
         raise ValueError(RESUME)
 
 
-def _compare(problem: Problem, key: Key, state: FitState, x: Data) -> Restarts:
+def _compare(problem: Problem, source: Source, key: Key, state: FitState) -> Restarts:
     """Which of several runs is best, and how far the others are from it."""
     # One key for all runs on purpose: common random numbers make them comparable.
     with jax.debug_key_reuse(False):  # noqa: FBT003 - JAX's own form
-        log_weights, mean, sd = _evaluate(problem, key, state.params, x)
+        log_weights, mean, sd = _evaluate(problem, source.batching, key, state.params, source.few)
+        if source.batching is not None:
+            pick = map(operator.itemgetter, range(len(state.rate)))
+            runs = [jax.tree.map(run, state.params) for run in pick]
+            log_weights = [batch_log_weights(problem, source, key, run, 256) for run in runs]
     # On the host first: iterating over a device array would compile a program to take it apart.
     elbos = tuple(monte_carlo_mean(weights) for weights in np.asarray(log_weights))
     values = np.array([elbo.value for elbo in elbos])
@@ -297,14 +347,24 @@ def _compare(problem: Problem, key: Key, state: FitState, x: Data) -> Restarts:
     return Restarts(elbos, best, np.max(gaps, axis=0), state)
 
 
-@functools.partial(jax.jit, static_argnames=("problem",))
-def _evaluate(problem: Problem, key: Key, params: Params, x: Data) -> tuple[Array, PyTree, PyTree]:
-    """Log weights ``[R, S]``, means and sds of the latents of every run, under common noise."""
+@functools.partial(jax.jit, static_argnames=("problem", "batching"))
+def _evaluate(
+    problem: Problem, batching: Batching | None, key: Key, params: Params, x: Data
+) -> tuple[Array | None, PyTree, PyTree]:
+    """Log weights ``[R, S]``, means and sds of the latents of every run, under common noise.
 
-    def one(params: Params) -> tuple[Array, PyTree, PyTree]:
-        z, log_q = problem.sample_and_log_q(problem.base_noise(key, 1000), params, x)
+    With minibatches x is the first batch: there are no log weights then, and of latents with a row
+    for each datum those of the first rows.
+    """
+
+    def one(params: Params) -> tuple[Array | None, PyTree, PyTree]:
+        if batching is not None:
+            params = select_params(problem, params, jnp.arange(batching.batch_size))
+        free, point = free_problem(problem), free_point(problem, params, x)
+        z, log_q = free.sample_and_log_q(free.base_noise(key, 1000), point, x)
+        weights = free.log_p(point, x, z) - log_q if batching is None else None
         mean = jax.tree.map(lambda a: jnp.mean(a.astype(log_q.dtype), axis=0), z)
         sd = jax.tree.map(lambda a: jnp.std(a.astype(log_q.dtype), axis=0), z)
-        return problem.log_p(params, x, z) - log_q, mean, sd
+        return weights, mean, sd
 
     return jax.lax.map(one, params)

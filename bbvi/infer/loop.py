@@ -13,7 +13,9 @@ import numpy as np
 from tqdm.auto import tqdm
 
 from bbvi._types import Data, PyTree
-from bbvi.infer.step import Algorithm, FitState, chunk_shape, run_chunk
+from bbvi.infer.batching import Source
+from bbvi.infer.chunk import chunk_shape, run_chunk
+from bbvi.infer.step import Algorithm, FitState
 from bbvi.infer.stopping import Plateau
 
 RATE_FACTOR = 0.25  # the rate falls by this factor at every plateau
@@ -65,7 +67,7 @@ class Loop:
 
     Attributes:
       algorithm: what a step does.
-      x: data.
+      source: what gives a chunk its data.
       num_steps: steps at most.
       rule: stopping rule, or None to take all steps.
       lowers_rate: whether the loop may lower the rate (never for an optimizer the user chose).
@@ -76,7 +78,7 @@ class Loop:
     """
 
     algorithm: Algorithm
-    x: Data
+    source: Source
     num_steps: int
     rule: Plateau | None
     lowers_rate: bool
@@ -98,8 +100,9 @@ class Loop:
           judged: the last change of rate or, in a run of given length, its second half.
         """
         one = jax.tree.map(lambda leaf: leaf[0], state) if self.is_batched else state
-        length = int(np.prod(chunk_shape(self.algorithm, one, self.x)))
         first = np.asarray(state.step)
+        begin = int(first.max())
+        length = int(np.prod(chunk_shape(self.algorithm, one, self.source.feed(begin, 1)[0])))
         records: list[Record] = []
         done, since, size = 0, self.num_annealing, length  # since: where the current rate began
         status, is_guarded = "max_steps", False
@@ -109,7 +112,8 @@ class Loop:
                 boundary = self._next_boundary(done, since)
                 count = min(size, length, boundary - done)
                 began = time.perf_counter()
-                state, record, is_guarded = self._chunk(state, count, is_guarded=is_guarded)
+                x, count = self.source.feed(begin + done, count)
+                state, record, is_guarded = self._chunk(state, x, count, is_guarded=is_guarded)
                 records.append(record)
                 size = _next_size(count, time.perf_counter() - began)
                 taken = np.asarray(state.step) - first
@@ -133,7 +137,7 @@ class Loop:
         return status, state, self._join(records, np.asarray(state.step) - first), since
 
     def _chunk(
-        self, state: FitState, count: int, *, is_guarded: bool
+        self, state: FitState, x: Data, count: int, *, is_guarded: bool
     ) -> tuple[FitState, Record, bool]:
         """Take ``count`` steps; once one was not finite, again and from then on guarded."""
         # A state may be run from twice on purpose: every step folds its own number into the key.
@@ -141,13 +145,13 @@ class Loop:
             batched = {"is_batched": self.is_batched}
             if not is_guarded:
                 next_state, is_finite, outputs = run_chunk(
-                    self.algorithm, state, self.x, count, is_guarded=False, **batched
+                    self.algorithm, state, x, count, is_guarded=False, **batched
                 )
                 record = self._read(outputs, count)
                 if bool(np.all(is_finite)):
                     return next_state, record, False
             state, _, outputs = run_chunk(
-                self.algorithm, state, self.x, count, is_guarded=True, **batched
+                self.algorithm, state, x, count, is_guarded=True, **batched
             )
             return state, self._read(outputs, count), True
 

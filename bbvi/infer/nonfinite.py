@@ -14,25 +14,27 @@ from bbvi._tree import is_floating, named_leaves
 from bbvi._types import Data, Params, PyTree
 from bbvi.estimators import Estimate
 from bbvi.infer.step import Algorithm, FitState
+from bbvi.refinement import free_point
 
 
 @functools.partial(jax.jit, static_argnames=("algorithm",))
 def _replay(
     algorithm: Algorithm, state: FitState, x: Data
-) -> tuple[Estimate, PyTree, Array, Array]:
-    """The failing step again: its estimate, fresh draws ``[64, ...]``, log p and log q there."""
+) -> tuple[Data, Estimate, PyTree, Array, Array]:
+    """The failing step again: data, estimate, draws ``[64, ...]``, log p and log q there."""
     noise = algorithm.draw(state, state.step, x)
+    state, x, _ = algorithm.view(state, x)
     estimate, _ = algorithm.estimate(state, x, noise)
-    problem, params = algorithm.problem, state.params
+    problem, params = algorithm.free, free_point(algorithm.problem, state.params, x)
     z = problem.sample(problem.base_noise(jax.random.fold_in(state.key, state.step), 64), params, x)
-    return estimate, z, problem.log_p(params, x, z), problem.log_q(params, x, z)
+    return x, estimate, z, problem.log_p(params, x, z), problem.log_q(params, x, z)
 
 
 def explain_nonfinite(algorithm: Algorithm, state: FitState, x: Data) -> str:
     """A message naming the step, the quantity, the data or latents involved, and what to try."""
     # The failing step is repeated with its own key.
     with jax.debug_key_reuse(False):  # noqa: FBT003 - JAX's own form
-        estimate, z, log_p, log_q = _replay(algorithm, state, x)
+        x, estimate, z, log_p, log_q = _replay(algorithm, state, x)
     head = f"step {int(state.step)}: the loss is {float(estimate.loss)}"
     gradients = [
         name

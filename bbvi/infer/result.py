@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import functools
 from typing import Any, NamedTuple
@@ -13,26 +14,25 @@ from jax import Array
 
 from bbvi._tree import named_leaves
 from bbvi._types import Data, Key, Latents, Params, PyTree, check_key
-from bbvi.diagnostics import LogEvidence, MonteCarlo, log_evidence, monte_carlo_mean, psis_khat
+from bbvi.dependence.row_reads import batch_of
+from bbvi.diagnostics import LogEvidence, MonteCarlo, log_evidence, monte_carlo_mean
 from bbvi.estimators import Estimator
+from bbvi.factors import FactorizedLogJoint
 from bbvi.guides.base import Guide
-from bbvi.infer.draws import component_log_weights, draw, log_prob, log_weights, with_proposal
+from bbvi.infer.batching import Batching, Source
+from bbvi.infer.draws import (
+    batch_log_weights,
+    component_log_weights,
+    draw,
+    log_prob,
+    log_weights,
+    with_proposal,
+)
 from bbvi.infer.step import FitState
 from bbvi.infer.stopping import Trend
-from bbvi.problem import Problem
-
-ADVICE = {
-    "converged": "the ELBO has levelled off.",
-    "max_steps": "the ELBO had not provably levelled off when the steps ran out; continue with "
-    "fit(..., init_state=result.state) or raise num_steps.",
-    "diverged": "the ELBO ended lower than it had been; lower the learning rate, or start from "
-    "init_params=guide.params_at(z).",
-    "nonfinite": "the loss or its gradient stopped being finite; the state before that step is "
-    "kept in result.state.",
-    "stopped": "a callback stopped the run.",
-    "failed": "an exception ended the run; the state before it is kept in result.state.",
-    "interrupted": "interrupted by the keyboard; continue with fit(..., init_state=result.state).",
-}
+from bbvi.infer.verdict import verdict
+from bbvi.problem import Problem, check_problem
+from bbvi.refinement import free_point, free_problem
 
 
 class History(NamedTuple):
@@ -64,9 +64,6 @@ class Restarts(NamedTuple):
     states: FitState
 
 
-VERDICT_DRAWS = 4096  # with 1000 draws the k-hat of too narrow a guide often passes for a good one
-
-
 @dataclasses.dataclass(frozen=True, repr=False)
 class FitResult:
     """An approximate posterior, how it was found, and whether to trust it. Print it.
@@ -79,10 +76,13 @@ class FitResult:
       trend: how the loss moved over the last part of the run, at one rate; None if too short.
       problem: the model, guide and objective.
       estimator: the gradient estimator that was used.
-      x: the data.
+      x: the data; those of a memmap and of a ``Loader`` stay where they are.
       seconds: wall-clock time, compilation included.
       restarts: agreement of several runs, or None.
       detail: what went wrong, when something did.
+      batch_problem: the problem of one batch.
+      source: what gave the steps their data. With minibatches ``elbo`` and ``log_weights`` take a
+        random batch of it for every draw, and stand for all data.
 
     Example:
       >>> import bbvi, jax
@@ -107,6 +107,13 @@ class FitResult:
     seconds: float
     restarts: Restarts | None = None
     detail: str = ""
+    batch_problem: Problem | None = None
+    source: Source | None = None
+
+    @property
+    def batching(self) -> Batching | None:
+        """How minibatches were made, or None."""
+        return None if self.source is None else self.source.batching
 
     @property
     def params(self) -> Params:
@@ -122,21 +129,32 @@ class FitResult:
 
         Returns:
           A pytree like the latents, every leaf with a leading axis S.
+
+        Raises:
+          ValueError: the guide reads the data, of which only batches were in memory; see ``at``.
         """
         key, num_samples = check_key(key), _positive(num_samples)
-        return draw(self.problem, key, self.params, self.x, num_samples)
+        return draw(self.problem, key, self.params, self._data_of_guide("sample"), num_samples)
 
     def log_prob(self, z: Latents) -> Array:
         """Log density of ONE value of the latents under the approximate posterior, a scalar."""
-        return log_prob(self.problem, self.params, self.x, jax.tree.map(jnp.asarray, z))
+        x = self._data_of_guide("log_prob")
+        return log_prob(self.problem, self.params, x, jax.tree.map(jnp.asarray, z))
 
     def log_weights(self, key: Key, num_samples: int) -> Array:
-        """``log p(x, z) - log q(z)`` at fresh draws, ``[S]``."""
+        """``log p(x, z) - log q(z)`` at fresh draws, ``[S]``; see ``elbo`` about minibatches."""
         key, num_samples = check_key(key), _positive(num_samples)
-        return log_weights(self.problem, key, self.params, self.x, num_samples)
+        if self.batching is None:
+            return log_weights(self.problem, key, self.params, self.x, num_samples)
+        assert self.source is not None
+        assert self.batch_problem is not None
+        return batch_log_weights(self.batch_problem, self.source, key, self.params, num_samples)
 
     def elbo(self, key: Key, num_samples: int = 1000) -> MonteCarlo:
         """The evidence lower bound at fresh draws, with its Monte Carlo standard error.
+
+        After a fit with minibatches every draw is for a random batch, scaled to all data: the
+        standard error is over batches too. ``result.at(x).elbo(...)`` takes all rows of x.
 
         Args:
           key: typed key.
@@ -173,7 +191,7 @@ class FitResult:
 
         Raises:
           ValueError: too few draws; weights that are not finite; a proposal whose latents are not
-            those of the model.
+            those of the model; data of which only batches were in memory, see ``at``.
           TypeError: ``proposal`` is not a guide with its parameters.
 
         Example:
@@ -188,11 +206,87 @@ class FitResult:
           >>> abs(evidence.value - exact) < 5 * evidence.standard_error + 1e-3
           True
         """
-        problem, params = self.problem, self.params
+        problem, params, x = self.problem, self.params, self._all_data("log_evidence")
         if proposal is not None:
-            problem, params = with_proposal(problem, params, self.x, proposal)
+            problem, params = with_proposal(problem, params, x, proposal)
         key, num_samples = check_key(key), _positive(num_samples)
-        return log_evidence(component_log_weights(problem, key, params, self.x, num_samples))
+        return log_evidence(component_log_weights(problem, key, params, x, num_samples))
+
+    def component_log_weights(self, key: Key, num_samples: int) -> Array:
+        """Log weights ``[S, C]`` at fresh draws by component of the model, as each datum is one.
+
+        Their sums over C are ``log_weights``; components are in the order of their first latents.
+        """
+        key, num_samples = check_key(key), _positive(num_samples)
+        x = self._all_data("component_log_weights")
+        return component_log_weights(self.problem, key, self.params, x, num_samples)
+
+    def _all_data(self, method: str) -> Data:
+        """x, unless it stays where it is."""
+        if self.batching is not None and self.batching.is_streamed:
+            raise ValueError(
+                f"{method} is of all rows of the data at once, but they were streamed in batches: "
+                f"take as many as fit into memory, result.at(x).{method}(...)."
+            )
+        return self.x
+
+    def _data_of_guide(self, method: str) -> Data:
+        """x, or None where it stays where it is and the guide does not read it."""
+        if self.batching is not None and self.batching.is_streamed:
+            with contextlib.suppress(Exception):  # of any kind: what reading None as data gives
+                self.problem.draw_shapes(self.params, None)
+                return None
+        return self._all_data(method)
+
+    def at(self, x: Data, rows: Array | None = None) -> FitResult:
+        """The same fit for other rows of data: held-out ones, or a few of many.
+
+        Args:
+          x: data like those of the fit, with any number of rows.
+          rows: which rows of the fit's data they are: needed where ``Local`` guides have free
+            parameters for each of those, and no others.
+
+        Returns:
+          A result for these rows, whose ``sample``, ``elbo`` and ``log_evidence`` are of them.
+
+        Raises:
+          ValueError: ``rows`` is missing, or x does not suit the model.
+
+        Example:
+          >>> import bbvi, jax, jax.numpy as jnp
+          >>> def log_joint(x, z):
+          ...     return -0.5 * jnp.sum(z["z"] ** 2) - 0.5 * jnp.sum((x - z["z"]) ** 2)
+          >>> guide = bbvi.Local({"z": bbvi.Normal((100,))})
+          >>> x = jnp.linspace(-2, 2, 100)
+          >>> result = bbvi.fit(log_joint, guide, x, batch_size=10, num_steps=500, progress=False)
+          >>> result.at(x[:3], rows=jnp.arange(3)).sample(jax.random.key(0), 7)["z"].shape
+          (7, 3)
+        """
+        x, log_joint = jax.tree.map(jnp.asarray, x), self.problem.log_joint
+        declared = log_joint.batch if isinstance(log_joint, FactorizedLogJoint) else None
+        size = batch_of(x, declared).size
+        shared, own = self.problem.guide.split_rows(self.params.guide)
+        if jax.tree.leaves(own):
+            if rows is None or np.shape(rows) != (size,):
+                raise ValueError(
+                    "the guide has free parameters for each row of the fit's data: say which of "
+                    f"them these {size} are, at(x, rows=[...]); got rows={rows!r}. An Amortized "
+                    "guide needs no rows."
+                )
+            own = jax.tree.map(lambda leaf: leaf[jnp.asarray(rows)], own)
+        params = self.params._replace(guide=self.problem.guide.join_rows(shared, own))
+        if isinstance(log_joint, FactorizedLogJoint) and log_joint.num_data:
+            log_joint = dataclasses.replace(log_joint, num_data=size)
+        problem = Problem(log_joint, self.problem.guide.resized(size), self.problem.objective)
+        check_problem(free_problem(problem), free_point(problem, params, x), x)
+        return dataclasses.replace(
+            self,
+            problem=problem,
+            state=self.state._replace(params=params),
+            x=x,
+            batch_problem=None,
+            source=None,
+        )
 
     def summary(self, key: Key | None = None, num_samples: int = 4000) -> dict[str, Any]:
         """Posterior mean, standard deviation and 5%, 50%, 95% quantiles of every scalar.
@@ -237,47 +331,10 @@ class FitResult:
 
     @functools.cached_property
     def _verdict(self) -> str:
-        steps = int(self.state.step)
-        lines = [f"status   {self.status}: {self.detail or ADVICE[self.status]}"]
-        weights = self.log_weights(jax.random.key(0), VERDICT_DRAWS)
-        if bool(jnp.isfinite(weights).all()):
-            lines.append(f"ELBO     {monte_carlo_mean(weights)} nats")
-            lines.append(f"k-hat    {_describe_khat(psis_khat(weights))}")
-        else:
-            bad = int(jnp.sum(~jnp.isfinite(weights)))
-            lines.append(f"ELBO     not finite at {bad} of {VERDICT_DRAWS} draws")
-        if self.estimator.is_biased:
-            name = type(self.estimator).__name__
-            lines.append(f"bias     {name}'s gradient is not the objective's: nor is its optimum")
-        if self.trend is not None:
-            gain = MonteCarlo(self.trend.gain, self.trend.standard_error)
-            lines.append(f"trend    {gain} nats gained over the last {self.trend.num_steps} steps")
-        if int(self.state.skipped):
-            lines.append(f"skipped  {int(self.state.skipped)} steps that were not finite")
-        if self.restarts is not None:
-            lines.append(_describe_restarts(self.restarts))
-        lines.append(f"run      {steps} steps in {self.seconds:.1f} s, {self.estimator!r}")
-        return "\n".join(lines)
+        return verdict(self)
 
     def __repr__(self) -> str:
         return self._verdict
-
-
-def _describe_khat(khat: float) -> str:
-    if khat < 0.7:
-        return f"{khat:.2f} (below 0.7: the guide covers the posterior)"
-    return (
-        f"{khat:.2f} (above 0.7: do not trust the moments; try a richer guide, FullRank for "
-        "correlations)"
-    )
-
-
-def _describe_restarts(restarts: Restarts) -> str:
-    values = [elbo.value for elbo in restarts.elbos]
-    return (
-        f"restarts {len(values)}, ELBOs {min(values):.2f} to {max(values):.2f}; posterior means "
-        f"differ from the best run's by up to {restarts.disagreement.max():.2g} sd"
-    )
 
 
 def format_summary(summary: dict[str, dict[str, float]], max_rows: int = 40) -> str:

@@ -1,10 +1,9 @@
-"""One optimisation step as a pure function, and the compiled chunk of many steps."""
+"""One optimisation step as a pure function."""
 
 from __future__ import annotations
 
 import dataclasses
 import functools
-import math
 from collections.abc import Callable
 from typing import Any, Literal, NamedTuple
 
@@ -18,19 +17,13 @@ from bbvi._tree import named_leaves
 from bbvi._types import Data, Key, LogJoint, Params, PyTree, check_key
 from bbvi.estimators import Estimate, Estimator, PerSite, default_estimator
 from bbvi.guides.base import Guide
+from bbvi.infer.batching import Batching
 from bbvi.objectives import Elbo, Objective
 from bbvi.problem import Problem, check_problem
+from bbvi.refinement import free_point, free_problem
 from bbvi.tempering import Tempered, tempered
 
 NonFinite = Literal["raise", "skip", "stop"]
-
-# A chunk is compiled for at most MAX_CHUNK steps and run for any number up to that. Inside it,
-# base noise is drawn for blocks of steps at once: generating random numbers dominates a small
-# step, and one large call is far cheaper than many small ones.
-MAX_CHUNK = 10_000
-MAX_BLOCK = 1000
-BLOCK_ENTRIES = 1 << 17
-RECORD_ENTRIES = 1 << 24
 
 
 class FitState(NamedTuple):
@@ -68,7 +61,8 @@ class StepInfo(NamedTuple):
       loss: the objective's value.
       gradient_norm: Euclidean norm of the gradient over all parameters.
       finite: whether loss and gradient were finite; if not, the parameters were left alone.
-      log_weights: ``[S]`` log weights of the draws, or ``[S, C]`` by component of the model.
+      log_weights: ``[S]`` log weights of the draws, or ``[S, C]`` by component of the model; of
+        the batch alone, where there are batches.
       params: parameters the gradient was taken at.
       grads: the gradient.
 
@@ -95,32 +89,122 @@ class StepInfo(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class Algorithm:
-    """Everything static about a run; hashable, so a valid static argument of compiled code."""
+    """Everything static about a run; hashable, so a valid static argument of compiled code.
+
+    With minibatches the problem is that of one batch, and what is called x is a ``Feed``. Of
+    parameters that have a row for each datum a step reads and writes those of its batch, each with
+    an optimizer state of its own: rows that are not in the batch do not move.
+    """
 
     problem: Problem
     estimator: Estimator | None
     optimizer: Optimizer
     nonfinite: NonFinite = "raise"
     trace_fn: Callable[[StepInfo], PyTree] | None = None
+    batching: Batching | None = None
+
+    @property
+    def free(self) -> Problem:
+        """What estimators work on: the problem, with refined parameters as free ones."""
+        return free_problem(self.problem)
 
     def resolve(self, params: Params, x: Data) -> Estimator:
         """The estimator in use: the one named, or the default for this model and guide."""
-        return self.estimator or default_estimator(self.problem, params, x)
+        return self.estimator or default_estimator(self.free, params, x)
 
     def init(self, key: Key, x: Data, params: Params) -> FitState:
         """State before the first step, from initial parameters."""
-        estimator_state = self.resolve(params, x).init(self.problem, params, x)
         zero = jnp.zeros((), jnp.int32)
-        opt_state = self.optimizer.transformation.init(params)
-        return FitState(zero, key, params, opt_state, estimator_state, jnp.ones(()), zero)
+        transformation = self.optimizer.transformation
+        if self._has_rows(params):
+            shared, rows = self._split(params)
+            opt_state = transformation.init(shared), jax.vmap(transformation.init)(rows)
+        else:
+            opt_state = transformation.init(params)
+        state = FitState(zero, key, params, opt_state, (), jnp.ones(()), zero)
+        view, x = self.view(state, x)[:2]
+        point = free_point(self.problem, view.params, x)
+        estimator_state = self.resolve(point, x).init(self.free, point, x)
+        return state._replace(estimator_state=estimator_state)
 
     def draw(self, state: FitState, step: Array, x: Data) -> PyTree:
         """Randomness of step number ``step``."""
-        return self.resolve(state.params, x).draw(jax.random.fold_in(state.key, step), self.problem)
+        return self.resolve(state.params, x).draw(jax.random.fold_in(state.key, step), self.free)
+
+    def _split(self, params: Params) -> tuple[Params, Params]:
+        """Parameters that all data share, and those with a row for each datum."""
+        shared, rows = self.problem.guide.split_rows(params.guide)
+        return Params(shared, params.model), Params(rows, ())
+
+    def _has_rows(self, params: Params) -> bool:
+        return self.batching is not None and bool(jax.tree.leaves(self._split(params)[1]))
+
+    def view(self, state: FitState, x: Data) -> tuple[FitState, Data, Array | None]:
+        """State and data as the step's batch has them, and the numbers of its rows."""
+        if self.batching is None:
+            return state, x, None
+        x, numbers = self.batching.take(x, state.step)
+        if not self._has_rows(state.params):
+            return state, x, None
+        shared, rows = self._split(state.params)
+        rows, row_states = jax.tree.map(lambda leaf: leaf[numbers], (rows, state.opt_state[1]))
+        guide = self.problem.guide.join_rows(shared.guide, rows.guide)
+        view = state._replace(
+            params=Params(guide, shared.model), opt_state=(state.opt_state[0], row_states)
+        )
+        return view, x, numbers
+
+    def _put_back(self, state: FitState, view: FitState, numbers: Array | None) -> FitState:
+        """The whole state, with what the batch made of its part."""
+        if numbers is None:
+            return view
+
+        def put(whole: PyTree, part: PyTree) -> PyTree:
+            return jax.tree.map(
+                lambda leaf, rows: leaf.at[numbers].set(rows, unique_indices=True), whole, part
+            )
+
+        shared, rows = self._split(view.params)
+        rows = put(self._split(state.params)[1], rows)
+        guide = self.problem.guide.join_rows(shared.guide, rows.guide)
+        opt_state = view.opt_state[0], put(state.opt_state[1], view.opt_state[1])
+        return view._replace(params=Params(guide, shared.model), opt_state=opt_state)
+
+    def _update(self, grads: Params, state: FitState, loss: Array) -> tuple[Params, PyTree]:
+        """What the optimizer adds to the parameters, and its next state."""
+        # An optimizer of phases goes by the run's step: states of rows count only their own.
+        update = functools.partial(
+            self.optimizer.transformation.update, value=loss, fit_step=state.step
+        )
+        if not self._has_rows(state.params):
+            return update(grads, state.opt_state, state.params)
+
+        (grads, row_grads), (params, rows) = self._split(grads), self._split(state.params)
+        shared, shared_state = update(grads, state.opt_state[0], params)
+        rows, row_states = jax.vmap(update)(row_grads, state.opt_state[1], rows)
+        guide = self.problem.guide.join_rows(shared.guide, rows.guide)
+        return Params(guide, shared.model), (shared_state, row_states)
 
     def estimate(self, state: FitState, x: Data, noise: PyTree) -> tuple[Estimate, PyTree]:
-        """The step's gradient, and the estimator's next state."""
-        estimator, problem, params = self.resolve(state.params, x), self.problem, state.params
+        """The step's gradient for its batch x, and the estimator's next state."""
+        found, next_state = self._estimate(state, x, noise)
+        if self.batching is not None:
+            scale = self.batching.scale
+            grads = jax.tree.map(lambda g: scale * g, found.grads)
+            found = found._replace(loss=scale * found.loss, grads=grads)
+        return found, next_state
+
+    def _estimate(self, state: FitState, x: Data, noise: PyTree) -> tuple[Estimate, PyTree]:
+        if self.problem.guide.refinement is None:
+            return self._estimate_at(state, state.params, x, noise)
+        point, pullback = jax.vjp(lambda p: free_point(self.problem, p, x), state.params)
+        found, next_state = self._estimate_at(state, point, x, noise)
+        return found._replace(grads=pullback(found.grads)[0]), next_state
+
+    def _estimate_at(
+        self, state: FitState, params: Params, x: Data, noise: PyTree
+    ) -> tuple[Estimate, PyTree]:
+        estimator, problem = self.resolve(params, x), self.free
         objective = problem.objective
         if not isinstance(objective, Tempered):
             return estimator.estimate(noise, problem, params, x, state.estimator_state)
@@ -134,10 +218,13 @@ class Algorithm:
 
     def step(self, state: FitState, x: Data, noise: PyTree) -> tuple[FitState, StepInfo]:
         """One step with given randomness, whatever its loss and gradient are."""
+        view, x, numbers = self.view(state, x)
+        stepped, info = self._step(view, x, noise)
+        return self._put_back(state, stepped, numbers), info
+
+    def _step(self, state: FitState, x: Data, noise: PyTree) -> tuple[FitState, StepInfo]:
         estimate, estimator_state = self.estimate(state, x, noise)
-        updates, opt_state = self.optimizer.transformation.update(
-            estimate.grads, state.opt_state, state.params, value=estimate.loss
-        )
+        updates, opt_state = self._update(estimate.grads, state, estimate.loss)
         updates = jax.tree.map(lambda u: u * state.rate.astype(u.dtype), updates)
         # NaN and infinity both survive a sum of squares, so the norm shows whether the gradient
         # is finite (a norm beyond the largest float does not pass either: that is a divergence).
@@ -164,7 +251,8 @@ class Algorithm:
         self, state: FitState, x: Data, noise: PyTree, halted: Array
     ) -> tuple[FitState, StepInfo]:
         """One step that leaves parameters as they were when halted or not finite."""
-        stepped, info = self.step(state, x, noise)
+        view, x, numbers = self.view(state, x)
+        stepped, info = self._step(view, x, noise)
         applied = info.finite & jnp.logical_not(halted)
         counted = applied | (jnp.logical_not(halted) & (self.nonfinite == "skip"))
         names = ("params", "opt_state", "estimator_state")
@@ -172,12 +260,13 @@ class Algorithm:
             name: jax.tree.map(
                 lambda new, old: jnp.where(applied, new, old),
                 getattr(stepped, name),
-                getattr(state, name),
+                getattr(view, name),
             )
             for name in names
         }
         skipped = state.skipped + (counted & ~applied)
-        return state._replace(step=state.step + counted, skipped=skipped, **kept), info
+        view = view._replace(step=state.step + counted, skipped=skipped, **kept)
+        return self._put_back(state, view, numbers), info
 
 
 def as_estimator(estimator: Any) -> Estimator | None:
@@ -241,8 +330,9 @@ def make_step(
     ) -> FitState:
         init_key, run_key = jax.random.split(check_key(key))
         full = initial_params(problem, init_key, x, params, model_params)
-        check_problem(problem, full, x)
-        algorithm.resolve(full, x).validate(problem, full, x)
+        point = free_point(problem, full, x)
+        check_problem(algorithm.free, point, x)
+        algorithm.resolve(point, x).validate(algorithm.free, point, x)
         return algorithm.init(run_key, x, full)
 
     def step(state: FitState, x: Data = None) -> tuple[FitState, StepInfo]:
@@ -273,109 +363,3 @@ def initial_params(
 def _arrays(params: Params) -> Params:
     """Parameters as arrays of a definite type: a weakly typed one would compile the loop twice."""
     return jax.tree.map(lambda leaf: jnp.asarray(leaf, jnp.result_type(leaf)), params)
-
-
-@functools.partial(jax.jit, static_argnames=("algorithm", "is_batched"))
-def start(algorithm: Algorithm, key: Key, x: Data, params: Params, *, is_batched: bool) -> FitState:
-    """State before the first step; with restarts, keys and parameters have a leading axis."""
-    init = functools.partial(algorithm.init, x=x)
-    return jax.vmap(init)(key, params=params) if is_batched else init(key, params=params)
-
-
-@functools.partial(jax.jit, static_argnames=("algorithm", "is_batched", "is_guarded"))
-def run_chunk(
-    algorithm: Algorithm,
-    state: FitState,
-    x: Data,
-    num_steps: Array,
-    *,
-    is_batched: bool,
-    is_guarded: bool,
-) -> tuple[FitState, Array, tuple[Array, PyTree]]:
-    """Run ``num_steps``, at most the product of ``chunk_shape``, as one program.
-
-    Checking every step before applying it costs up to a quarter of a step (the gradient must be
-    written out and reduced first), so a chunk first runs unguarded. Only if a loss or the final
-    parameters are not finite, which every bad gradient leads to, is it run again, guarded, from
-    the state it began with; that is why that state is not donated. Steps have their own keys: the
-    second run repeats the first.
-
-    Args:
-      algorithm: what to run.
-      state: where from.
-      x: data.
-      num_steps: traced, so that any number runs without compiling again.
-      is_batched: whether the state has a leading axis of restarts.
-      is_guarded: whether a step that is not finite leaves the state as it was; unless the policy
-        is to skip it, the state then stays so for the rest of the chunk.
-
-    Returns:
-      The state; whether all losses and its parameters are finite; and per step, padded to the
-      chunk's length, losses and outputs of ``trace_fn``.
-    """
-    run = functools.partial(_run_chunk, algorithm, x=x, num_steps=num_steps, is_guarded=is_guarded)
-    return jax.vmap(run)(state) if is_batched else run(state)
-
-
-def _run_chunk(
-    algorithm: Algorithm, state: FitState, *, x: Data, num_steps: Array, is_guarded: bool
-) -> tuple[FitState, Array, tuple[Array, PyTree]]:
-    first = state.step
-    num_blocks, block = chunk_shape(algorithm, state, x)
-
-    def take(carry: tuple[FitState, Array], noise: PyTree) -> tuple[Any, Any]:
-        state, halted = carry
-        if is_guarded:
-            state, info = algorithm.guarded_step(state, x, noise, halted)
-            halted = halted | (~info.finite & (algorithm.nonfinite != "skip"))
-        else:
-            state, info = algorithm.step(state, x, noise)
-        traced = () if algorithm.trace_fn is None else algorithm.trace_fn(info)
-        return (state, halted), (info.loss, traced)
-
-    def run_block(carry: Any, start: Array) -> tuple[Any, Any]:
-        steps = start + jnp.arange(block)
-        noise = jax.vmap(lambda i: algorithm.draw(carry[0], first + i, x))(steps)
-
-        def body(carry: Any, inputs: Any) -> tuple[Any, Any]:
-            index, noise = inputs
-            # Masks the steps past the end; and on CPU the step compiles into a tighter program
-            # inside a branch than as a bare loop body.
-            return _when(index < num_steps, take, carry, noise)
-
-        return jax.lax.scan(body, carry, (steps, noise))
-
-    def maybe_block(carry: Any, start: Array) -> tuple[Any, Any]:
-        return _when(start < num_steps, run_block, carry, start)
-
-    starts = block * jnp.arange(num_blocks)
-    (state, _), outputs = jax.lax.scan(maybe_block, (state, jnp.zeros((), bool)), starts)
-    losses, traces = jax.tree.map(lambda leaf: leaf.reshape(-1, *leaf.shape[2:]), outputs)
-    finite = [jnp.isfinite(leaf).all() for leaf in (losses, *jax.tree.leaves(state.params))]
-    return state, jnp.stack(finite).all(), (losses, traces)
-
-
-def _when(condition: Array, run: Callable[..., Any], carry: Any, inputs: Any) -> tuple[Any, Any]:
-    """``run(carry, inputs)`` if the condition holds, else the carry as it is and zero outputs."""
-    _, outputs = jax.eval_shape(run, carry, inputs)
-    blank = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), outputs)
-    return jax.lax.cond(condition, run, lambda carry, _: (carry, blank), carry, inputs)
-
-
-def chunk_shape(algorithm: Algorithm, state: FitState, x: Data) -> tuple[int, int]:
-    """Blocks per chunk and steps per block, for ONE run (no axis of restarts).
-
-    A block's noise should stay in the processor's cache; a chunk's records in a sane memory.
-    """
-    noise = jax.eval_shape(lambda: algorithm.draw(state, jnp.zeros((), jnp.int32), x))
-    records = jax.eval_shape(
-        lambda n: algorithm.trace_fn and algorithm.trace_fn(algorithm.step(state, x, n)[1]), noise
-    )
-    block = max(1, min(MAX_BLOCK, BLOCK_ENTRIES // max(_entries(noise), 1)))
-    block = max(1, min(block, RECORD_ENTRIES // max(_entries(records), 1)))
-    num_blocks = RECORD_ENTRIES // (block * max(_entries(records), 1))
-    return max(1, min(num_blocks, MAX_CHUNK // block)), block
-
-
-def _entries(tree: PyTree) -> int:
-    return sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(tree))

@@ -10,7 +10,8 @@ from jax.scipy.stats import norm
 
 import bbvi
 from bbvi._optimizers import Optimizer
-from bbvi.infer.step import Algorithm, run_chunk
+from bbvi.infer.chunk import run_chunk
+from bbvi.infer.step import Algorithm
 from bbvi.problem import Problem
 
 X = jnp.array([0.3, 1.2, 0.9])

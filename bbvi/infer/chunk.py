@@ -1,0 +1,133 @@
+"""Many steps as one compiled program."""
+
+from __future__ import annotations
+
+import functools
+import math
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+
+from bbvi._types import Data, Key, Params, PyTree
+from bbvi.infer.step import Algorithm, FitState
+
+# A chunk is compiled for at most MAX_CHUNK steps and run for any number up to that. Inside it,
+# base noise is drawn for blocks of steps at once: generating random numbers dominates a small
+# step, and one large call is far cheaper than many small ones.
+MAX_CHUNK = 10_000
+MAX_BLOCK = 1000
+BLOCK_ENTRIES = 1 << 17
+RECORD_ENTRIES = 1 << 24
+
+
+@functools.partial(jax.jit, static_argnames=("algorithm", "is_batched"))
+def start(algorithm: Algorithm, key: Key, x: Data, params: Params, *, is_batched: bool) -> FitState:
+    """State before the first step; with restarts, keys and parameters have a leading axis."""
+    init = functools.partial(algorithm.init, x=x)
+    return jax.vmap(init)(key, params=params) if is_batched else init(key, params=params)
+
+
+@functools.partial(jax.jit, static_argnames=("algorithm", "is_batched", "is_guarded"))
+def run_chunk(
+    algorithm: Algorithm,
+    state: FitState,
+    x: Data,
+    num_steps: Array,
+    *,
+    is_batched: bool,
+    is_guarded: bool,
+) -> tuple[FitState, Array, tuple[Array, PyTree]]:
+    """Run ``num_steps``, at most the product of ``chunk_shape``, as one program.
+
+    Checking every step before applying it costs up to a quarter of a step (the gradient must be
+    written out and reduced first), so a chunk first runs unguarded. Only if a loss or the final
+    parameters are not finite, which every bad gradient leads to, is it run again, guarded, from
+    the state it began with; that is why that state is not donated. Steps have their own keys: the
+    second run repeats the first.
+
+    Args:
+      algorithm: what to run.
+      state: where from.
+      x: data.
+      num_steps: traced, so that any number runs without compiling again.
+      is_batched: whether the state has a leading axis of restarts.
+      is_guarded: whether a step that is not finite leaves the state as it was; unless the policy
+        is to skip it, the state then stays so for the rest of the chunk.
+
+    Returns:
+      The state; whether all losses and its parameters are finite; and per step, padded to the
+      chunk's length, losses and outputs of ``trace_fn``.
+    """
+    run = functools.partial(_run_chunk, algorithm, x=x, num_steps=num_steps, is_guarded=is_guarded)
+    return jax.vmap(run)(state) if is_batched else run(state)
+
+
+def _run_chunk(
+    algorithm: Algorithm, state: FitState, *, x: Data, num_steps: Array, is_guarded: bool
+) -> tuple[FitState, Array, tuple[Array, PyTree]]:
+    first = state.step
+    num_blocks, block = chunk_shape(algorithm, state, x)
+
+    def take(carry: tuple[FitState, Array], noise: PyTree) -> tuple[Any, Any]:
+        state, halted = carry
+        if is_guarded:
+            state, info = algorithm.guarded_step(state, x, noise, halted)
+            halted = halted | (~info.finite & (algorithm.nonfinite != "skip"))
+        else:
+            state, info = algorithm.step(state, x, noise)
+        traced = () if algorithm.trace_fn is None else algorithm.trace_fn(info)
+        return (state, halted), (info.loss, traced)
+
+    def run_block(carry: Any, start: Array) -> tuple[Any, Any]:
+        steps = start + jnp.arange(block)
+        noise = jax.vmap(lambda i: algorithm.draw(carry[0], first + i, x))(steps)
+
+        def body(carry: Any, inputs: Any) -> tuple[Any, Any]:
+            index, noise = inputs
+            # Masks the steps past the end; and on CPU the step compiles into a tighter program
+            # inside a branch than as a bare loop body.
+            return _when(index < num_steps, take, carry, noise)
+
+        return jax.lax.scan(body, carry, (steps, noise))
+
+    def maybe_block(carry: Any, start: Array) -> tuple[Any, Any]:
+        return _when(start < num_steps, run_block, carry, start)
+
+    starts = block * jnp.arange(num_blocks)
+    (state, _), outputs = jax.lax.scan(maybe_block, (state, jnp.zeros((), bool)), starts)
+    length = num_blocks * block
+    losses, traces = jax.tree.map(lambda leaf: leaf.reshape(length, *leaf.shape[2:]), outputs)
+    finite = [jnp.isfinite(leaf).all() for leaf in (losses, *jax.tree.leaves(state.params))]
+    return state, jnp.stack(finite).all(), (losses, traces)
+
+
+def _when(condition: Array, run: Callable[..., Any], carry: Any, inputs: Any) -> tuple[Any, Any]:
+    """``run(carry, inputs)`` if the condition holds, else the carry as it is and zero outputs."""
+    _, outputs = jax.eval_shape(run, carry, inputs)
+    blank = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), outputs)
+    return jax.lax.cond(condition, run, lambda carry, _: (carry, blank), carry, inputs)
+
+
+def chunk_shape(algorithm: Algorithm, state: FitState, x: Data) -> tuple[int, int]:
+    """Blocks per chunk and steps per block, for ONE run (no axis of restarts).
+
+    A block's noise should stay in the processor's cache; a chunk's records in a sane memory. With
+    minibatches there are no more steps than a feed has data for.
+    """
+    noise = jax.eval_shape(lambda: algorithm.draw(state, jnp.zeros((), jnp.int32), x))
+    records = jax.eval_shape(
+        lambda n: algorithm.trace_fn and algorithm.trace_fn(algorithm.step(state, x, n)[1]), noise
+    )
+    batching = algorithm.batching
+    most = MAX_CHUNK if batching is None else min(MAX_CHUNK, batching.steps_in(x))
+    block = max(1, min(most, MAX_BLOCK, BLOCK_ENTRIES // max(_entries(noise), 1)))
+    block = max(1, min(block, RECORD_ENTRIES // max(_entries(records), 1)))
+    num_blocks = RECORD_ENTRIES // (block * max(_entries(records), 1))
+    return max(1, min(num_blocks, most // block)), block
+
+
+def _entries(tree: PyTree) -> int:
+    return sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(tree))
