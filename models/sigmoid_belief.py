@@ -1,9 +1,10 @@
-"""A sigmoid belief network of handwritten digits, with weights known or latent."""
+"""A sigmoid belief network of handwritten digits, with weights known, latent or learned."""
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.scipy.stats import norm
+from jax.scipy.stats import bernoulli, norm
 
 import bbvi
 from models.registry import Target, register
@@ -11,6 +12,7 @@ from models.registry import Target, register
 NUM_IMAGES = 6
 NUM_HIDDEN = (4, 3)
 NUM_PIXELS = 16
+NUM_UNITS = 32  # of the network in the amortized guide
 
 
 def _log_bernoulli(outcomes, logits):
@@ -31,7 +33,7 @@ def log_joint(x, z):
     """
     dtype = x["pixels"].dtype
     h1, h2 = z["h1"].astype(dtype), z["h2"].astype(dtype)
-    log_top = -h2.size * jnp.log(2.0)
+    log_top = bernoulli.logpmf(h2, 0.5).sum()
     log_hidden = _log_bernoulli(h1, h2 @ x["w2"])
     return log_top + log_hidden + _log_bernoulli(x["pixels"], h1 @ x["w1"])
 
@@ -47,6 +49,11 @@ def log_joint_weights(x, z):
     return log_prior + log_joint(x | {"w1": z["w1"], "w2": z["w2"]}, z)
 
 
+def log_joint_learned(x, z, theta):
+    """The same with weights as parameters: x is `pixels` (N, D), theta are `w1` and `w2`."""
+    return log_joint(x | theta, z)
+
+
 def data_weights(num_images=NUM_IMAGES):
     """Returns digits of 4 x 4 pixels: means of blocks of the 8 x 8 originals, cut at half ink.
 
@@ -59,35 +66,65 @@ def data_weights(num_images=NUM_IMAGES):
     return {"pixels": jnp.asarray(np.resize(pixels, (num_images, NUM_PIXELS)))}
 
 
-def data(num_images=NUM_IMAGES, num_hidden=NUM_HIDDEN):
-    """Returns the same digits, and weights drawn from their prior."""
+def model_params(num_hidden=NUM_HIDDEN):
+    """Returns weights drawn from their prior."""
     rng = np.random.default_rng(0)
-    return data_weights(num_images) | {
+    return {
         "w1": jnp.asarray(rng.normal(size=(num_hidden[0], NUM_PIXELS))),
         "w2": jnp.asarray(rng.normal(size=(num_hidden[1], num_hidden[0]))),
     }
 
 
+def data(num_images=NUM_IMAGES, num_hidden=NUM_HIDDEN):
+    """Returns the same digits, and weights drawn from their prior."""
+    return data_weights(num_images) | model_params(num_hidden)
+
+
+def _causes(num_images, num_hidden):
+    return {
+        "h1": bbvi.Bernoulli((num_images, num_hidden[0])),
+        "h2": bbvi.Bernoulli((num_images, num_hidden[1])),
+    }
+
+
+def _weights(num_hidden):
+    return {
+        "w1": bbvi.Normal((num_hidden[0], NUM_PIXELS)),
+        "w2": bbvi.Normal((num_hidden[1], num_hidden[0])),
+    }
+
+
 def mean_field(num_images=NUM_IMAGES, num_hidden=NUM_HIDDEN):
     """Returns an independent Bernoulli guide."""
-    return bbvi.MeanField(
-        {
-            "h1": bbvi.Bernoulli((num_images, num_hidden[0])),
-            "h2": bbvi.Bernoulli((num_images, num_hidden[1])),
-        }
-    )
+    return bbvi.MeanField(_causes(num_images, num_hidden))
 
 
 def mean_field_weights(num_images=NUM_IMAGES, num_hidden=NUM_HIDDEN):
     """Returns an independent Bernoulli and Gaussian guide."""
-    return bbvi.MeanField(
-        {
-            "h1": bbvi.Bernoulli((num_images, num_hidden[0])),
-            "h2": bbvi.Bernoulli((num_images, num_hidden[1])),
-            "w1": bbvi.Normal((num_hidden[0], NUM_PIXELS)),
-            "w2": bbvi.Normal((num_hidden[1], num_hidden[0])),
-        }
-    )
+    return bbvi.MeanField(_causes(num_images, num_hidden) | _weights(num_hidden))
+
+
+class Encoder(nn.Module):
+    """Logits of both layers from the pixels, by way of a hidden layer."""
+
+    num_hidden: tuple[int, int]
+
+    @nn.compact
+    def __call__(self, x):
+        hidden = nn.tanh(nn.Dense(NUM_UNITS)(x["pixels"]))
+        heads = zip(("h1", "h2"), self.num_hidden, strict=True)
+        return {name: {"logits": nn.Dense(size, name=name)(hidden)} for name, size in heads}
+
+
+def amortized(num_images=NUM_IMAGES, num_hidden=NUM_HIDDEN):
+    """Returns a Bernoulli guide whose logits a network computes, for batches of images."""
+    return bbvi.Amortized(_causes(num_images, num_hidden), Encoder(num_hidden))
+
+
+def amortized_weights(num_images=NUM_IMAGES, num_hidden=NUM_HIDDEN):
+    """Returns the same for the causes beside an independent Gaussian one for the weights."""
+    shared = bbvi.MeanField(_weights(num_hidden))
+    return bbvi.Product(shared, amortized(num_images, num_hidden))
 
 
 def interactions(x, num_hidden=NUM_HIDDEN):
@@ -130,7 +167,7 @@ register(
         name="sigmoid_belief",
         log_joint=log_joint,
         data=data,
-        guides={"mean_field": mean_field},
+        guides={"mean_field": mean_field, "amortized": amortized},
         interactions=interactions,
         source=_SOURCE,
     )
@@ -140,8 +177,18 @@ register(
         name="sigmoid_belief_weights",
         log_joint=log_joint_weights,
         data=data_weights,
-        guides={"mean_field": mean_field_weights},
+        guides={"mean_field": mean_field_weights, "amortized": amortized_weights},
         interactions=interactions_weights,
+        source=_SOURCE,
+    )
+)
+register(
+    Target(
+        name="sigmoid_belief_learned",
+        log_joint=log_joint_learned,
+        data=data_weights,
+        guides={"mean_field": mean_field, "amortized": amortized},
+        model_params=model_params,
         source=_SOURCE,
     )
 )

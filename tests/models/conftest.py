@@ -7,6 +7,13 @@ import pytest
 
 # One draw of the latents of each target, away from the edges of their supports.
 DRAWS = {
+    "bayesian_network": lambda rng: {
+        "hidden_kernel": rng.normal(size=(10, 20)),
+        "hidden_bias": rng.normal(size=20),
+        "output_kernel": rng.normal(size=20),
+        "output_bias": rng.normal(),
+        "noise": rng.uniform(0.5, 1.5),
+    },
     "beta_bernoulli": lambda rng: {"p": rng.uniform(0.1, 0.9)},
     "binary_vae_linear": lambda rng: {"z1": rng.integers(2, size=(100, 200))},
     "binary_vae_linear_2": lambda rng: {
@@ -16,6 +23,7 @@ DRAWS = {
     "binary_vae_nonlinear": lambda rng: {"z1": rng.integers(2, size=(100, 200))},
     "breast_cancer": lambda rng: {"w": 0.3 * rng.normal(size=31)},
     "conjugate_gaussian": lambda rng: {"mu": rng.normal(size=4)},
+    "convolutional_vae": lambda rng: {"z": rng.normal(size=(20, 2))},
     "crowdsourcing": lambda rng: {"label": rng.integers(2, size=20), "skill": rng.normal(size=8)},
     "deep_exponential": lambda rng: {
         "z1": rng.uniform(0.5, 3.0, size=(5, 3)),
@@ -41,11 +49,18 @@ DRAWS = {
         "scale": rng.uniform(0.3, 1.0),
         "assignments": rng.integers(3, size=150),
     },
+    "gaussian_mixture_em": lambda rng: {"assignments": rng.integers(3, size=178)},
     "gaussian_mixture_small": lambda rng: {"assignments": rng.integers(3, size=6)},
     "hidden_markov": lambda rng: {"z": rng.integers(2, size=10)},
     "ising": lambda rng: {"s": rng.integers(2, size=(3, 4))},
     "ising_matrix": lambda rng: {"s": rng.integers(2, size=16)},
     "karate_club": lambda rng: {"c": rng.integers(2, size=34), "b": rng.normal(size=(2, 2))},
+    "large_mixture": lambda rng: {
+        "weights": rng.dirichlet([5.0, 5.0, 5.0, 5.0]),
+        "means": rng.normal(size=(4, 2)),
+        "scales": rng.uniform(0.5, 1.5, size=(4, 2)),
+        "assignment": rng.integers(4, size=500),
+    },
     "matrix_factorization": lambda rng: {
         "u": rng.normal(size=(8, 2)),
         "v": rng.normal(size=(10, 2)),
@@ -63,7 +78,16 @@ DRAWS = {
         "sigma_alpha": rng.uniform(0.5, 1.5),
         "sigma_y": rng.uniform(0.5, 1.5),
     },
+    "random_effects": lambda rng: {
+        "beta": rng.normal(size=3),
+        "tau": rng.uniform(0.5, 1.5),
+        "effect": rng.normal(size=85),
+    },
     "sigmoid_belief": lambda rng: {
+        "h1": rng.integers(2, size=(6, 4)),
+        "h2": rng.integers(2, size=(6, 3)),
+    },
+    "sigmoid_belief_learned": lambda rng: {
         "h1": rng.integers(2, size=(6, 4)),
         "h2": rng.integers(2, size=(6, 3)),
     },
@@ -84,6 +108,8 @@ DRAWS = {
         "t": rng.integers(3, size=(4, 12)),
     },
     "toy_logistic": lambda rng: {"w": rng.normal()},
+    "vae_200": lambda rng: {"z": rng.normal(size=(20, 50))},
+    "vae_512": lambda rng: {"z": rng.normal(size=(20, 128))},
 }
 for writing in ("loop", "scan"):
     DRAWS[f"state_space_{writing}"] = lambda rng: {

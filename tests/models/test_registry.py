@@ -11,7 +11,8 @@ import models
 # Targets without a real-valued latent.
 DISCRETE = {
     *("binary_vae_linear", "binary_vae_linear_2", "binary_vae_nonlinear", "digits_vae"),
-    *("gaussian_mixture_small", "hidden_markov", "ising", "ising_matrix", "sigmoid_belief"),
+    *("gaussian_mixture_em", "gaussian_mixture_small", "hidden_markov", "ising", "ising_matrix"),
+    *("sigmoid_belief", "sigmoid_belief_learned"),
 }
 
 WITH_REFERENCE = [name for name in models.names() if models.get(name).reference is not None]
@@ -75,8 +76,9 @@ def test_gradient_is_that_of_finite_differences(name, draw):
 
 
 @pytest.mark.usefixtures("x64")
-def test_gradient_in_model_params_is_that_of_finite_differences(draw):
-    target = models.get("gaussian_em")
+@pytest.mark.parametrize("name", ["gaussian_em", "gaussian_mixture_em"])
+def test_gradient_in_model_params_is_that_of_finite_differences(name, draw):
+    target = models.get(name)
     x, z, theta = target.data(), draw(target.name), target.model_params()
     log_joint = jax.jit(lambda theta: target.log_joint(x, z, theta))
     check_grads(log_joint, (theta,), order=1, modes=["rev"], rtol=1e-4)

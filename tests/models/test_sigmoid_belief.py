@@ -3,9 +3,11 @@ import itertools
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 from scipy import special, stats
 
+import bbvi
 import models
 
 
@@ -54,3 +56,44 @@ def test_pixels_are_binary_and_neither_all_dark_nor_all_bright():
     pixels = np.asarray(models.sigmoid_belief.data_weights(1797)["pixels"])
     assert set(np.unique(pixels)) == {0.0, 1.0}
     assert 0.2 < pixels.mean() < 0.8
+
+
+@pytest.mark.usefixtures("x64")
+def test_log_joint_with_learned_weights_is_that_with_known_ones(draw):
+    x, z = models.sigmoid_belief.data(), draw("sigmoid_belief")
+    theta = models.sigmoid_belief.model_params()
+    actual = models.sigmoid_belief.log_joint_learned({"pixels": x["pixels"]}, z, theta)
+    assert actual == pytest.approx(float(models.sigmoid_belief.log_joint(x, z)), rel=1e-12)
+
+
+def exact_log_evidences(pixels, theta):
+    """Log p of every image, summed over the 128 values of its causes by SciPy."""
+    pixels, w1, w2 = (np.asarray(a, float) for a in (pixels, theta["w1"], theta["w2"]))
+    causes = np.array(list(itertools.product([0, 1], repeat=7)))
+    h1, h2 = causes[:, :4], causes[:, 4:]
+    log_prior = special.log_expit((2 * h1 - 1) * (h2 @ w2)).sum(axis=1) - 3 * np.log(2.0)
+    log_pixels = special.log_expit((2 * pixels[:, None] - 1) * (h1 @ w1)).sum(axis=2)
+    return special.logsumexp(log_prior + log_pixels, axis=1)
+
+
+def test_batches_train_as_all_images_do():
+    """Exact log evidence per image after training, against that of independent pixels."""
+    x = models.sigmoid_belief.data_weights(600)
+    mean = np.asarray(x["pixels"]).mean(axis=0)
+    without = stats.bernoulli.logpmf(x["pixels"], mean).sum(axis=1).mean()
+    evidences = []
+    for batch_size in (None, 60):
+        result = bbvi.fit(
+            *(models.sigmoid_belief.log_joint_learned, models.sigmoid_belief.amortized(600), x),
+            estimator=bbvi.DisArm(4),
+            optimizer=optax.adam(optax.cosine_decay_schedule(0.05, 2000)),
+            model_params=models.sigmoid_belief.model_params(),
+            batch_size=batch_size,
+            num_steps=2000,
+            progress=False,
+        )
+        evidences.append(exact_log_evidences(x["pixels"], result.params.model).mean())
+    elbo = result.at(x).elbo(jax.random.key(1), 100)
+    assert evidences[1] - 0.3 < elbo.value / 600 < evidences[1] + 0.01
+    assert min(evidences) > without + 0.3
+    assert evidences[0] == pytest.approx(evidences[1], abs=0.08)
