@@ -12,8 +12,8 @@
     plot_manifold(result.params.model, "manifold.png")
     plot_loss(result.history.loss / len(x), "loss.png")
 
-Two convolutions of stride two lead from 28 x 28 pixels to 7 x 7 with 32 channels, two transposed
-ones lead back, with smooth rectifiers (`silu`) between them.
+Two convolutions of stride two lead from 28 x 28 pixels to 7 x 7 with 32 channels, a dense layer
+leads to the latents, and the same, transposed, back. Between them are smooth rectifiers (`silu`).
 """
 
 import functools
@@ -32,6 +32,7 @@ NUM_LATENTS = 2
 SIDE = 28
 GRID = 7  # a side after the last convolution
 CHANNELS = (16, 32)
+NUM_UNITS = 128  # of the layer between latents and grids
 # A kernel that the stride divides: no pixel is reached more often than its neighbour.
 LAYER = {"kernel_size": (4, 4), "strides": (2, 2), "kernel_init": kernel_init}
 Conv = functools.partial(nn.Conv, **LAYER)
@@ -40,7 +41,7 @@ SMOOTHED = 100  # steps that a point of the curve of losses averages
 
 
 class Encoder(nn.Module):
-    """Two convolutions, then location and log scale."""
+    """Two convolutions and a dense layer, then location and log scale."""
 
     channels: tuple[int, int]
 
@@ -49,18 +50,19 @@ class Encoder(nn.Module):
         hidden = x.astype(float).reshape(-1, SIDE, SIDE, 1)
         for num_channels in self.channels:
             hidden = nn.silu(Conv(num_channels)(hidden))
-        hidden = hidden.reshape(hidden.shape[0], -1)
+        hidden = nn.silu(Dense(NUM_UNITS)(hidden.reshape(hidden.shape[0], -1)))
         return {"z": {name: Dense(NUM_LATENTS, name=name)(hidden) for name in PARAMETERS}}
 
 
 class Decoder(nn.Module):
-    """Logits of the pixels by two transposed convolutions."""
+    """Logits of the pixels by a dense layer and two transposed convolutions."""
 
     channels: tuple[int, int]
 
     @nn.compact
     def __call__(self, z):
-        hidden = nn.silu(Dense(GRID * GRID * self.channels[1])(z))
+        hidden = nn.silu(Dense(NUM_UNITS)(z))
+        hidden = nn.silu(Dense(GRID * GRID * self.channels[1])(hidden))
         hidden = hidden.reshape(-1, GRID, GRID, self.channels[1])
         hidden = nn.silu(ConvTranspose(self.channels[0])(hidden))
         logits = ConvTranspose(1)(hidden)

@@ -1,7 +1,7 @@
 """A Gaussian mixture of any number of points, with parameters and assignments as latents.
 
-The points lie in the plane and are drawn from a known truth. In batches of a hundred thousand of
-them, the parameters move with every batch, and of the assignments those of its points:
+The points lie in the plane and are drawn from a known truth. In a fit with batches the parameters
+of the mixture move with every batch, and of the assignments those of its points alone:
 
     x = data(100_000)
     guide = local(100_000)

@@ -62,13 +62,13 @@ def _tables():
     for county in range(NUM_COUNTIES):
         place[counties == county] = np.arange(np.sum(counties == county))
     shape = (NUM_COUNTIES, place.max() + 1)
-    tables = {name: np.zeros(shape) for name in ("outcome", "floor", "mask")}
-    tables["outcome"][counties, place] = stored["log_radon"] > np.log(ACTION_LEVEL)
-    tables["floor"][counties, place] = stored["floor"]
-    tables["mask"][counties, place] = 1.0
+    outcome, floor, mask = np.zeros(shape), np.zeros(shape), np.zeros(shape, bool)
+    outcome[counties, place] = stored["log_radon"] > np.log(ACTION_LEVEL)
+    floor[counties, place] = stored["floor"]
+    mask[counties, place] = True
     uranium = np.zeros(NUM_COUNTIES)
     uranium[counties] = stored["log_uppm"]
-    return tables | {"mask": tables["mask"] > 0.0, "uranium": uranium}
+    return {"outcome": outcome, "floor": floor, "mask": mask, "uranium": uranium}
 
 
 def data():
@@ -77,15 +77,12 @@ def data():
 
 
 SHARED = bbvi.FullRank({"beta": bbvi.Normal((3,)), "tau": bbvi.LogNormal()})
+EFFECTS = {"effect": bbvi.Normal((NUM_COUNTIES,))}
 
 
-def _effects(num_counties):
-    return {"effect": bbvi.Normal((num_counties,))}
-
-
-def local(num_counties=NUM_COUNTIES):
+def local():
     """Returns a guide with free parameters for every effect, and correlated shared latents."""
-    return bbvi.Product(SHARED, bbvi.Local(_effects(num_counties)))
+    return bbvi.Product(SHARED, bbvi.Local(EFFECTS))
 
 
 class Encoder(nn.Module):
@@ -103,17 +100,17 @@ class Encoder(nn.Module):
         return {"effect": {"loc": out[:, 0], "log_scale": out[:, 1]}}
 
 
-def amortized(num_counties=NUM_COUNTIES):
+def amortized():
     """Returns a guide whose parameters of an effect a network computes from the county's data."""
-    return bbvi.Product(SHARED, bbvi.Amortized(_effects(num_counties), Encoder()))
+    return bbvi.Product(SHARED, bbvi.Amortized(EFFECTS, Encoder()))
 
 
 @functools.cache
 def reference(num_nodes=5):
     """Integrates each effect by the trapezoidal rule, and the four shared latents by quadrature.
 
-    With `num_nodes=8` an axis, log p(x) differs by less than 0.002 and no moment by a hundredth of
-    its standard deviation.
+    With `num_nodes=7` an axis, log p(x) differs by 0.003, and means and deviations by at most a
+    hundredth of a posterior deviation.
     """
     from scipy import stats
     from scipy.special import logsumexp, softmax
@@ -121,8 +118,7 @@ def reference(num_nodes=5):
     x = _tables()
     floors = [x["mask"] * x["floor"], x["mask"] * (1.0 - x["floor"])]
     counts = [(of.sum(axis=1), (of * x["outcome"]).sum(axis=1)) for of in floors]
-    # In deviations of the prior; in a smooth function of no width below a node's distance, the
-    # error of this rule is beyond float32.
+    # In deviations of the prior. Twice as many change log p(x) by less than 1e-6.
     nodes = np.linspace(-5.5, 5.5, 41)
     log_weights = stats.norm.logpdf(nodes) + np.log(nodes[1] - nodes[0])
 

@@ -14,8 +14,10 @@ importance-weighted ones of Burda, Grosse and Salakhutdinov:
     result.at(images("test")).log_evidence(key, 5000).value / 10_000  # nats per image
 
 - `200`: 50 latents and two layers of 200 hyperbolic tangents each way, as Burda, Grosse and
-  Salakhutdinov have them; biases of the pixels start at the log odds of the mean image;
+  Salakhutdinov have them;
 - `512`: 128 latents and two layers of 512 rectifiers each way.
+
+Biases of the pixels start at the log odds of the mean image.
 """
 
 import dataclasses

@@ -1,3 +1,4 @@
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -76,10 +77,10 @@ def bounds(x, params, num_draws, num_bounds):
 
 def test_batches_have_the_importance_weighted_bound_of_each_image(key):
     """Mean losses of steps that change nothing, against the log of the mean weight per image."""
-    network, num_images, num_draws, num_epochs = vae.NETWORKS["200"], 6, 5, 500
-    x = vae.data(num_images)
+    network, num_draws, num_epochs = vae.autoencoder(3, 20, nn.tanh), 5, 500
+    x = vae.data(6)
     result = bbvi.fit(
-        *(network.log_joint, network.guide(num_images), x),
+        *(network.log_joint, network.guide(6), x),
         key=key,
         objective=bbvi.Iwae(num_draws),
         estimator=bbvi.Reparameterization(num_draws),
