@@ -64,6 +64,7 @@ from bbvi.guides import (
     VonMises,
 )
 from bbvi.infer import (
+    Checkpoint,
     Choice,
     FitResult,
     FitState,
@@ -98,6 +99,7 @@ __all__ = [
     "BiasedEstimator",
     "BlanketReport",
     "Categorical",
+    "Checkpoint",
     "Chi",
     "Choice",
     "CoordinateControlVariate",

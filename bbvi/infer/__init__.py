@@ -1,5 +1,6 @@
 """The loop: one step, chunks of steps, stopping, and what a fit returns."""
 
+from bbvi.infer.checkpoint import Checkpoint
 from bbvi.infer.fit import NonFiniteError, fit
 from bbvi.infer.loader import Loader
 from bbvi.infer.loop import Progress
@@ -10,6 +11,7 @@ from bbvi.infer.step import FitState, StepInfo, make_step
 from bbvi.infer.stopping import Plateau
 
 __all__ = [
+    "Checkpoint",
     "Choice",
     "FitResult",
     "FitState",

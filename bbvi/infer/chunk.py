@@ -117,16 +117,30 @@ def chunk_shape(algorithm: Algorithm, state: FitState, x: Data) -> tuple[int, in
     A block's noise should stay in the processor's cache; a chunk's records in a sane memory. With
     minibatches there are no more steps than a feed has data for.
     """
-    noise = jax.eval_shape(lambda: algorithm.draw(state, jnp.zeros((), jnp.int32), x))
-    records = jax.eval_shape(
-        lambda n: algorithm.trace_fn and algorithm.trace_fn(algorithm.step(state, x, n)[1]), noise
-    )
+    noise = _noise_shapes(algorithm, state, x)
+    records = trace_shapes(algorithm, state, x)
     batching = algorithm.batching
     most = MAX_CHUNK if batching is None else min(MAX_CHUNK, batching.steps_in(x))
     block = max(1, min(most, MAX_BLOCK, BLOCK_ENTRIES // max(_entries(noise), 1)))
     block = max(1, min(block, RECORD_ENTRIES // max(_entries(records), 1)))
     num_blocks = RECORD_ENTRIES // (block * max(_entries(records), 1))
     return max(1, min(num_blocks, most // block)), block
+
+
+def trace_shapes(algorithm: Algorithm, state: FitState, x: Data) -> PyTree:
+    """What ``trace_fn`` records of a step of ONE run, ``()`` without one."""
+    trace_fn, noise = algorithm.trace_fn, _noise_shapes(algorithm, state, x)
+    if trace_fn is None:
+        return ()
+
+    def record(state: FitState, x: Data, noise: PyTree) -> PyTree:
+        return trace_fn(algorithm.step(state, x, noise)[1])
+
+    return jax.eval_shape(record, state, x, noise)
+
+
+def _noise_shapes(algorithm: Algorithm, state: FitState, x: Data) -> PyTree:
+    return jax.eval_shape(algorithm.draw, state, jnp.int32(0), x)
 
 
 def _entries(tree: PyTree) -> int:

@@ -5,7 +5,9 @@ from __future__ import annotations
 import functools
 import numbers
 import operator
+import os
 import time
+import traceback
 from collections.abc import Callable, Sequence
 from typing import Any, get_args
 
@@ -23,6 +25,7 @@ from bbvi.estimators import Estimator, default_estimator
 from bbvi.estimators.base import check_pathwise, check_site_weights
 from bbvi.guides.base import Guide
 from bbvi.infer.batching import Batching, Source
+from bbvi.infer.checkpoint import Checkpoint, open_store
 from bbvi.infer.chunk import start
 from bbvi.infer.draws import batch_log_weights, select_params
 from bbvi.infer.loader import Loader
@@ -84,6 +87,7 @@ def fit(
     model_params: PyTree = None,
     init_params: PyTree = None,
     init_state: FitState | None = None,
+    checkpoint: Checkpoint | str | os.PathLike[str] | None = None,
     num_restarts: int = 1,
     trace_fn: Callable[[StepInfo], PyTree] | None = None,
     callbacks: Sequence[Callable[[Progress], bool | None]] = (),
@@ -120,6 +124,8 @@ def fit(
       init_params: where the guide starts, from ``guide.params_at(z, scale)``; by default its
         own small random start.
       init_state: ``result.state`` of an earlier fit, to continue it; it is left usable.
+      checkpoint: a folder, or a ``Checkpoint``, to save the run in as it goes. Where the folder
+        holds this run already, it is continued.
       num_restarts: independent runs from different keys, compiled as one; the best is returned
         and their agreement reported.
       trace_fn: what to record at every step besides the loss, a function of ``StepInfo`` such as
@@ -190,11 +196,15 @@ def fit(
     if isinstance(problem.objective, Tempered):
         annealing = problem.objective.num_annealing_steps(int(np.max(state.step)), total)
     loop = Loop(algorithm, source, total, rule, optimizer is None, is_batched, annealing)
+    position = loop.begin(state)
+    if checkpoint is not None:
+        store = loop.store = open_store(checkpoint, problem, algorithm, source, state, one)
+        position = store.latest() or position
     restarts: Restarts | None = None
     best: Any = ...
     detail = ""
     with source:
-        status, state, record, since = loop.run(state, callbacks, progress=progress)
+        status, state, record, since = loop.run(position, callbacks, progress=progress)
         if is_batched:
             restarts = None if loop.error else _compare(small, source, keys[2], state)
             best = restarts.best if restarts else 0
@@ -204,7 +214,7 @@ def fit(
     tail = history.loss[since:]
     tail = tail[np.isfinite(tail)]  # without the steps that were skipped
     if loop.error is not None:
-        detail = f"ended by {type(loop.error).__name__}: {str(loop.error).splitlines()[-1]}"
+        detail = "ended by " + traceback.format_exception_only(loop.error)[0].splitlines()[-1]
     result = FitResult(
         status=final_status(status, history.loss[annealing:], tail),
         state=state,

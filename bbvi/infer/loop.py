@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import time
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import jax
 import jax.numpy as jnp
@@ -61,6 +61,36 @@ class Record(NamedTuple):
     trace: PyTree
 
 
+class Position(NamedTuple):
+    """A run between two chunks.
+
+    Attributes:
+      state: the state.
+      record: of the steps so far.
+      first: the step it began at, of every restart where there are several.
+      done: steps since then.
+      since: where in them the current rate began.
+      status: ``max_steps`` while there is more to do.
+    """
+
+    state: FitState
+    record: Record
+    first: np.ndarray
+    done: int
+    since: int
+    status: str = "max_steps"
+
+
+class Store(Protocol):
+    """What keeps positions on disk."""
+
+    def is_due(self) -> bool:
+        """Whether it is time to save."""
+
+    def save(self, position: Position) -> None:
+        """Saves a position."""
+
+
 @dataclasses.dataclass
 class Loop:
     """One run from a state to its end.
@@ -74,6 +104,7 @@ class Loop:
       is_batched: whether the state has a leading axis of restarts.
       num_annealing: steps at the beginning in which the objective still changes; nothing is
         decided before they are over, nor from what was recorded in them.
+      store: what keeps the run on disk, if anything does.
       error: the exception that ended the run, if one did.
     """
 
@@ -84,29 +115,39 @@ class Loop:
     lowers_rate: bool
     is_batched: bool
     num_annealing: int = 0
+    store: Store | None = None
     error: Exception | None = None
+
+    def begin(self, state: FitState) -> Position:
+        """Before the first step of a run from a state."""
+        first = np.asarray(state.step)
+        empty = Record(np.zeros((*first.shape, 0)), ())
+        return Position(state, empty, first, 0, self.num_annealing)
 
     def run(
         self,
-        state: FitState,
+        position: Position,
         callbacks: Sequence[Callable[[Progress], bool | None]],
         *,
         progress: bool,
     ) -> tuple[str, FitState, Record, int]:
-        """Take the steps.
+        """Take the steps from a position on.
 
         Returns:
           Why they ended, the last good state, the record, and from where in it the run can be
           judged: the last change of rate or, in a run of given length, its second half.
         """
+        state, before, first, done, since, status = position
         one = jax.tree.map(lambda leaf: leaf[0], state) if self.is_batched else state
-        first = np.asarray(state.step)
         begin = int(first.max())
-        length = int(np.prod(chunk_shape(self.algorithm, one, self.source.feed(begin, 1)[0])))
-        records: list[Record] = []
-        done, since, size = 0, self.num_annealing, length  # since: where the current rate began
-        status, is_guarded = "max_steps", False
-        bar = tqdm(total=self.num_steps, disable=not progress, unit="step", leave=False)
+        length = int(
+            np.prod(chunk_shape(self.algorithm, one, self.source.feed(begin + done, 1)[0]))
+        )
+        records, saved = [before] if done else [], done
+        size, is_guarded = length, False
+        bar = tqdm(
+            total=self.num_steps, initial=done, disable=not progress, unit="step", leave=False
+        )
         try:
             while done < self.num_steps and status == "max_steps":
                 boundary = self._next_boundary(done, since)
@@ -124,6 +165,9 @@ class Loop:
                     status = "nonfinite"
                 elif done == boundary:
                     status, since, state = self._decide(records, state, done, since)
+                position = Position(state, records[-1], first, done, since, status)
+                if self.store and self.store.is_due():
+                    saved = self._save(position, records)
                 info = Progress(done, self.num_steps, records[-1].loss, state)
                 if any([callback(info) for callback in callbacks]) and status == "max_steps":
                     status = "stopped"
@@ -133,8 +177,17 @@ class Loop:
             status, self.error = "failed", error
         finally:
             bar.close()
+        if position.done > saved:
+            self._save(position, records)
         since = since if self.rule else max(done // 2, self.num_annealing)
         return status, state, self._join(records, np.asarray(state.step) - first), since
+
+    def _save(self, position: Position, records: list[Record]) -> int:
+        """Keeps a position, with the records up to it, and returns its number of steps."""
+        # What halted the run would halt it again: its last checkpoint is that before.
+        if self.store and position.status != "nonfinite":
+            self.store.save(position._replace(record=self._concatenate(records)))
+        return position.done
 
     def _chunk(
         self, state: FitState, x: Data, count: int, *, is_guarded: bool
@@ -190,13 +243,15 @@ class Loop:
             return "converged", since, state
         return "max_steps", done, _with_rate(state, rate * RATE_FACTOR)
 
+    def _concatenate(self, records: list[Record]) -> Record:
+        axis = 1 if self.is_batched else 0
+        return jax.tree.map(lambda *leaves: np.concatenate(leaves, axis=axis), *records)
+
     def _join(self, records: list[Record], taken: np.ndarray) -> Record:
         """All records end to end, cut where the run halted (with restarts, NaN from there)."""
-        axis = 1 if self.is_batched else 0
         if not records:
-            empty = np.zeros((len(taken), 0) if self.is_batched else (0,))
-            return Record(empty, ())
-        joined = jax.tree.map(lambda *leaves: np.concatenate(leaves, axis=axis), *records)
+            return Record(np.zeros((*taken.shape, 0)), ())
+        joined = self._concatenate(records)
         if not self.is_batched:
             return jax.tree.map(lambda leaf: leaf[: int(taken)], joined)
         after = np.arange(joined.loss.shape[1])[None, :] >= taken[:, None]
