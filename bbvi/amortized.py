@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
 from itertools import accumulate
 from typing import Any
 
@@ -14,7 +13,7 @@ from jax.flatten_util import ravel_pytree
 
 from bbvi._tree import is_floating, shapes
 from bbvi._types import Data, Key, PyTree
-from bbvi.baselines import check_network
+from bbvi.baselines import check_network, check_variables
 from bbvi.guides.base import size
 from bbvi.guides.local import LocalGuide
 from bbvi.guides.mean_field import MeanField, MeanFieldParams
@@ -83,7 +82,7 @@ class Amortized(LocalGuide):
     def init(self, key: Key, x: Data) -> PyTree:
         start_key = jax.random.fold_in(key, 1)
         params = self.network.init(key, x)
-        _check_collections(params)
+        check_variables(params, "Amortized")
         if hasattr(self.network, "with_output"):
             start, _ = ravel_pytree(self._start(self.resized(1).mean_field, start_key))
             params = self.network.starting_at(params, start)
@@ -161,17 +160,6 @@ class Amortized(LocalGuide):
                 f"{ {name: family.shape for name, family in self.named_families.items()} }."
             )
         return row_shape[1]
-
-
-def _check_collections(params: PyTree) -> None:
-    """Raise where a network of Flax has variables that are not parameters."""
-    if isinstance(params, Mapping) and "params" in params and len(params) > 1:
-        others = sorted(set(params) - {"params"})
-        raise ValueError(
-            f"the network of Amortized has variables besides its parameters, {others}: they would "
-            "be trained as parameters instead of updated. Leave out what needs them, such as batch "
-            "normalisation (layer normalisation needs none)."
-        )
 
 
 def _columns(output: Array, leaves: list[Any]) -> list[Array]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import abc
 import dataclasses
+from collections.abc import Mapping
 from typing import Any, ClassVar, NamedTuple
 
 import jax
@@ -218,6 +219,7 @@ class LearnedBaseline(Baseline):
         params = jnp.zeros(shape)
         if self.network is not None:
             params = self.network.init(jax.random.key(self.seed), x)
+            check_variables(params, "LearnedBaseline")
             _check_output(jax.eval_shape(self.network.apply, params, x), shape)
         opt_state = self.by_value.transformation.init(params)
         return LearnedState(params, opt_state, _MOMENTS.init((2,), x))
@@ -265,6 +267,17 @@ def check_network(network: Any) -> None:
             f"network must be hashable, so that a second fit need not compile again ({error}); "
             f"give it fields such as tuples instead of lists, got {network!r}."
         ) from error
+
+
+def check_variables(params: PyTree, owner: str) -> None:
+    """Raise where a network of Flax has variables that are not parameters."""
+    if isinstance(params, Mapping) and "params" in params and len(params) > 1:
+        others = sorted(set(params) - {"params"})
+        raise ValueError(
+            f"the network of {owner} has variables besides its parameters, {others}: they would be "
+            "trained as parameters instead of updated. Leave out what needs them, such as batch "
+            "normalisation (layer normalisation needs none)."
+        )
 
 
 def _check_output(output: Any, shape: tuple[int, ...]) -> None:

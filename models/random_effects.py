@@ -105,6 +105,12 @@ def amortized():
     return bbvi.Product(SHARED, bbvi.Amortized(EFFECTS, Encoder()))
 
 
+def semi_amortized(num_samples=8):
+    """Returns the amortized guide with steps from the network's output to each county's own."""
+    effects = bbvi.SemiAmortized(EFFECTS, Encoder(), num_samples=num_samples)
+    return bbvi.Product(SHARED, effects)
+
+
 @functools.cache
 def reference(num_nodes=5):
     """Integrates each effect by the trapezoidal rule, and the four shared latents by quadrature.

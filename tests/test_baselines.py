@@ -290,3 +290,13 @@ def test_a_network_of_integers_is_refused():
 
     with pytest.raises(ValueError, match="must return one floating-point array"):
         bbvi.LearnedBaseline(Counter()).init((), None)
+
+
+def test_a_network_with_running_statistics_is_refused():
+    class Normalised(nn.Module):
+        @nn.compact
+        def __call__(self, x):
+            return nn.BatchNorm(use_running_average=True)(nn.Dense(2)(x))[:, 0].sum()
+
+    with pytest.raises(ValueError, match=r"LearnedBaseline has variables .* \['batch_stats'\]"):
+        bbvi.LearnedBaseline(Normalised()).init((), jnp.ones((4, 3)))

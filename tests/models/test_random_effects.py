@@ -45,7 +45,9 @@ def test_reference_does_not_change_with_finer_quadrature():
         np.testing.assert_allclose(fine.sd[name], sd, rtol=0.01)
 
 
-@pytest.mark.parametrize("build", [random_effects.local, random_effects.amortized])
+@pytest.mark.parametrize(
+    "build", [random_effects.local, random_effects.amortized, random_effects.semi_amortized]
+)
 def test_batches_of_counties_approach_the_posterior(build):
     """The ELBO is 2.1 nats below log p(x) at the optimum without batches: near that, and below."""
     num_steps, x = 5000, random_effects.data()
