@@ -130,6 +130,8 @@ class Store:
             arrays=self.args.StandardSave(_numbered(arrays)), rest=self.args.JsonSave(rest)
         )
         try:
+            if position.done in self.manager.all_steps():  # but could not be read
+                self.manager.delete(position.done)
             self.manager.save(position.done, args=items, force=True)
         except Exception as error:  # of any kind: the run matters more than its checkpoint
             warnings.warn(
@@ -278,9 +280,9 @@ def _words(fingerprint: Any) -> list[str]:
 
 def _excerpt(text: str, place: int) -> str:
     """A long text around a place."""
-    return (
-        text if len(text) <= 4 * AROUND else f"...{text[max(0, place - AROUND) :][: 2 * AROUND]}..."
-    )
+    if len(text) <= 4 * AROUND:
+        return text
+    return f"...{text[max(0, place - AROUND) : place + AROUND]}..."
 
 
 def _sum(leaf: Any) -> str:

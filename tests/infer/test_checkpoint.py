@@ -210,12 +210,14 @@ def damage(folder):
 
 
 def test_a_damaged_checkpoint_gives_way_to_the_one_before(x, tmp_path):
-    for num_steps in (100, 200):
-        run(x, tmp_path, num_steps=num_steps)
+    options = {"checkpoint": bbvi.Checkpoint(tmp_path, seconds=1e6), "num_steps": 200}
+    run(x, **options | {"num_steps": 100})
+    run(x, **options)
     damage(tmp_path / "200")
     with pytest.warns(UserWarning, match=r"step 200 .* cannot be read.*one before it is used"):
-        result = run(x, tmp_path)
-    check_same(result, run(x))
+        result = run(x, **options)
+    check_same(result, run(x, num_steps=200))
+    check_same(run(x, **options), result)  # it was written anew
 
 
 def test_without_a_readable_checkpoint_nothing_is_begun_anew(x, tmp_path):
