@@ -5,7 +5,8 @@
 With one sample the ELBO is maximised, with more the bound of that many (IWAE), by Adam at a
 constant rate. Every few epochs the ELBO of all validation and test images is taken; at the end
 their log likelihood, by importance sampling. A run goes on from its checkpoint in DIR when it is
-started again, with more epochs too. Curves are JSON files there, with one figure of all.
+started again, with more epochs too. Curves are JSON files there, with one figure of all; of the
+convolutional network with two latents there are pictures of its losses and its manifold too.
 """
 
 import argparse
@@ -21,8 +22,9 @@ import optax
 
 import bbvi
 from benchmarks import measure
-from models import vae
+from models import convolutional_vae, vae
 
+NETWORKS = vae.NETWORKS | {"convolutional": convolutional_vae.NETWORK}
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "numpy")
 ELBO_DRAWS = 10  # of each image
 SPLITS = ("valid", "test")
@@ -33,7 +35,7 @@ class Run:
     """What is trained, and how.
 
     Attributes:
-      network: name in ``vae.NETWORKS``.
+      network: name in ``NETWORKS``.
       num_samples: draws in the bound of an image; 1 for the ELBO.
       batch_size: images a step.
       learning_rate: of Adam.
@@ -56,7 +58,7 @@ class Run:
 
     def fit(self, num_epochs: int, folder: pathlib.Path) -> bbvi.FitResult:
         """Trains for so many epochs in all, from the checkpoint in the folder on."""
-        network, x = vae.NETWORKS[self.network], jnp.asarray(vae.images("train")[: self.num_images])
+        network, x = NETWORKS[self.network], jnp.asarray(vae.images("train")[: self.num_images])
         return bbvi.fit(
             *(network.log_joint, network.guide(len(x)), x),
             key=jax.random.key(self.seed),
@@ -137,8 +139,12 @@ def follow(
             "curve": [point._asdict() for point in curve],
         }
         path.write_text(json.dumps(stored, indent=1) + "\n")
+    result = run.fit(curve[-1].epoch, out / run.name)  # takes no more steps
+    if run.network == "convolutional":
+        losses = result.history.loss / run.num_images
+        convolutional_vae.plot_loss(losses, out / f"{run.name}-loss.png")
+        convolutional_vae.plot_manifold(result.params.model, out / f"{run.name}-manifold.png")
     if weights:
-        result = run.fit(curve[-1].epoch, out / run.name)  # takes no more steps
         found = log_likelihood(run, result, weights) | {"epoch": curve[-1].epoch}
         print(f"{run.name}: {found}", flush=True)
         stored["log_likelihood"] = found
@@ -188,7 +194,7 @@ def table(out: pathlib.Path) -> str:
 
 def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--network", choices=list(vae.NETWORKS), default="200")
+    parser.add_argument("--network", choices=list(NETWORKS), default="200")
     parser.add_argument("--num-samples", type=int, default=1, help="draws in the bound")
     parser.add_argument("--epochs", type=int, default=100, help="in all")
     parser.add_argument("--every", type=int, default=5, help="epochs between evaluations")
