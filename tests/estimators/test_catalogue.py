@@ -134,7 +134,7 @@ def test_biased_ones_say_so_wherever_they_are_shown(kind):
 
 
 @all_estimators
-def test_over_batches_as_one_by_one(kind):
+def test_compiled_as_eager_and_over_batches_as_one_by_one(kind):
     estimator, (problem, params, x) = INSTANCES[kind], problem_for(kind)
     estimator.validate(problem, params, x)
     state = estimator.init(problem, params, x)
@@ -147,10 +147,12 @@ def test_over_batches_as_one_by_one(kind):
 
     keys = jax.random.split(jax.random.key(1), 2)
     with jax.debug_key_reuse(False):
-        alone = jax.jit(first)(keys[0], params)
+        eager = first(keys[0], params)
+        compiled = jax.jit(first)(keys[0], params)
         batched = jax.jit(jax.vmap(first, in_axes=(0, None)))(keys, params)
-    for one, many in zip(alone, batched, strict=True):
-        np.testing.assert_allclose(one, many[0], rtol=2e-4, atol=2e-5)
+    for one, two, many in zip(eager, compiled, batched, strict=True):
+        np.testing.assert_allclose(one, two, rtol=2e-4, atol=2e-5)
+        np.testing.assert_allclose(two, many[0], rtol=2e-4, atol=2e-5)
 
 
 @all_estimators
