@@ -4,8 +4,8 @@ import os
 from pathlib import Path
 
 # Tests compile thousands of programs and run most of them once, so that little optimisation saves
-# time; with none at all, those that compute take ten times as long. ``XLA_FLAGS=--xla_cpu_use_fusion_emitters=true python -m pytest`` runs
-# them compiled as users have them.
+# time; with none at all, those that compute take ten times as long. A run with
+# XLA_FLAGS=--xla_cpu_use_fusion_emitters=true compiles as users do.
 os.environ.setdefault(
     "XLA_FLAGS", "--xla_cpu_use_fusion_emitters=false --xla_backend_optimization_level=1"
 )
