@@ -38,12 +38,16 @@ def test_takes_the_least_product(choice):
 
 
 def test_prefers_what_theory_does(choice):
-    """Orders of magnitude, not percents: pathwise for the means of a quadratic."""
-    variance = {
-        (m.site, type(m.estimator).__name__): m.variance for m in reversed(choice.measurements)
-    }
-    assert variance["mu", "Reparameterization"] < 0.3 * variance["mu", "ScoreFunction"]
-    assert variance["c", "LocalExpectation"] < 0.5 * variance["c", "ScoreFunction"]
+    """Pathwise for the means of a quadratic, sums for labels, against the best of three signals.
+
+    The variances' true ratios here are near 0.4 and 0.35.
+    """
+    variances = {}
+    for m in choice.measurements:
+        variances.setdefault((m.site, type(m.estimator).__name__), []).append(m.variance)
+    [pathwise], [summed] = variances["mu", "Reparameterization"], variances["c", "LocalExpectation"]
+    assert pathwise < 0.7 * min(variances["mu", "ScoreFunction"])
+    assert summed < 0.6 * min(variances["c", "ScoreFunction"])
 
 
 def test_table_names_every_site_and_estimator(choice):
