@@ -4,6 +4,13 @@ from bbvi import diagnostics, guides, networks, supports
 from bbvi._types import Params
 from bbvi.amortized import Amortized
 from bbvi.baselines import Baseline, LearnedBaseline, LeaveOneOut, MovingAverage, NoBaseline
+from bbvi.comparison import (
+    Choice,
+    Comparison,
+    ComparisonRow,
+    choose_estimator,
+    compare_estimators,
+)
 from bbvi.dependence.check import BlanketReport, check_blankets
 from bbvi.dependence.explain import Explanation, explain
 from bbvi.estimators import (
@@ -65,7 +72,6 @@ from bbvi.guides import (
 )
 from bbvi.infer import (
     Checkpoint,
-    Choice,
     FitResult,
     FitState,
     Loader,
@@ -73,7 +79,6 @@ from bbvi.infer import (
     Plateau,
     Progress,
     StepInfo,
-    choose_estimator,
     find_mode,
     fit,
     format_summary,
@@ -102,6 +107,8 @@ __all__ = [
     "Checkpoint",
     "Chi",
     "Choice",
+    "Comparison",
+    "ComparisonRow",
     "CoordinateControlVariate",
     "Cost",
     "Dirichlet",
@@ -176,6 +183,7 @@ __all__ = [
     "catalogue_table",
     "check_blankets",
     "choose_estimator",
+    "compare_estimators",
     "diagnostics",
     "explain",
     "find_mode",

@@ -47,13 +47,14 @@ def environment(*packages: str) -> dict[str, Any]:
 
 
 def _command(module: str, arguments: Sequence[str]) -> str:
-    """The line that repeats a run; where its results went is no part of it."""
+    """The line that repeats a run; which folders of a machine it used is no part of it."""
     kept, rest = [], iter(arguments)
     for argument in rest:
-        if argument == "--out":
-            next(rest, None)
-        elif not argument.startswith("--out="):
+        option, *value = argument.split("=", 1)
+        if option not in ("--out", "--folder"):
             kept.append(argument)
+        elif not value:
+            next(rest, None)
     return shlex.join(["python", "-m", module, *kept])
 
 

@@ -15,11 +15,11 @@ RANKS = {
     3: ("estimators", "refinement"),
     4: ("diagnostics",),  # estimates with their errors: a result reports them
     5: ("infer",),
-    6: ("amortized", "plotting", "testing"),
-    7: ("semi_amortized",),
+    6: ("amortized", "comparison", "testing"),
+    7: ("semi_amortized", "plotting"),
 }
-# A result and an explanation draw themselves, but nothing loads matplotlib before it is asked to.
-DEFERRED = {("infer", "bbvi.plotting"), ("dependence", "bbvi.plotting")}
+# What is found draws itself, but nothing loads matplotlib before it is asked to.
+DEFERRED = {(room, "bbvi.plotting") for room in ("infer", "dependence", "comparison")}
 RANK_OF = {room: rank for rank, rooms in RANKS.items() for room in rooms}
 FILES = sorted((ROOT / "bbvi").rglob("*.py"))
 

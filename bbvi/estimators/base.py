@@ -101,6 +101,11 @@ class Estimator(abc.ABC):
         """Evaluations of ``log_joint`` per step."""
         return Cost(gradients=self.num_samples) if self.is_pathwise else Cost(self.num_samples)
 
+    def cost_for(self, problem: Problem, params: Params, x: Data) -> Cost:
+        """Evaluations of ``log_joint`` per step, where they depend on the problem."""
+        del problem, params, x
+        return self.cost
+
     def validate(self, problem: Problem, params: Params, x: Data) -> None:
         """Raise if the estimator is invalid for this model, guide or objective.
 

@@ -20,7 +20,7 @@ from bbvi.dependence.components import (
     find_components,
     local_sums,
 )
-from bbvi.estimators.base import Estimate, Estimator, check_elbo, check_groups
+from bbvi.estimators.base import Cost, Estimate, Estimator, check_elbo, check_groups
 from bbvi.problem import Problem, over_draws
 
 BySite: TypeAlias = dict[str, Array]
@@ -189,6 +189,14 @@ class DiscreteEstimator(Estimator):
         check_groups(self, problem)
         check_discrete(self, problem, params, x, problem.guide.sites())
         self.check_model(discrete_model(self, problem, params, x))
+
+    def cost_for(self, problem: Problem, params: Params, x: Data) -> Cost:
+        return self.cost_of(discrete_model(self, problem, params, x))
+
+    def cost_of(self, model: DiscreteModel) -> Cost:
+        """Evaluations per step, where they depend on the discrete sites."""
+        del model
+        return self.cost
 
     def check_model(self, model: DiscreteModel) -> None:
         """Raise if the log joint is one that the estimator is not for."""

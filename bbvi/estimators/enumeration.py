@@ -112,6 +112,10 @@ class Enumeration(DiscreteEstimator):
         """Of each joint value: how many there are depends on the model."""
         return Cost(self.num_samples)
 
+    def cost_of(self, model: DiscreteModel) -> Cost:
+        chosen, others = self._divide(model)
+        return Cost((self.num_samples if others else 1) * self._states(model, chosen).num_states)
+
     def check_model(self, model: DiscreteModel) -> None:
         chosen, others = self._divide(model)
         unknown = sorted(set(self.sites or ()) - set(chosen))

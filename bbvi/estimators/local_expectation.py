@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Collection
 from typing import ClassVar
 
 import jax
@@ -13,7 +14,7 @@ from jax.lax import stop_gradient
 from bbvi._tree import named_leaves, with_leaf
 from bbvi._types import Data, Latents, Params, PyTree, Site
 from bbvi.dependence.local_values import local_values, num_colours
-from bbvi.estimators.base import SurrogateEstimator, check_elbo
+from bbvi.estimators.base import Cost, SurrogateEstimator, check_elbo
 from bbvi.problem import Problem, over_draws
 
 
@@ -70,6 +71,10 @@ class LocalExpectation(SurrogateEstimator):
         for site in problem.guide.sites():
             check_local(problem, params, x, site)
 
+    def cost_for(self, problem: Problem, params: Params, x: Data) -> Cost:
+        sites = [site.name for site in problem.guide.sites()]
+        return Cost(self.num_samples * (1 + local_cost(problem, params, x, sites)))
+
     def surrogate(
         self, noise: PyTree, problem: Problem, params: Params, x: Data, state: PyTree
     ) -> tuple[Array, tuple[Array, PyTree]]:
@@ -100,6 +105,13 @@ def check_local(problem: Problem, params: Params, x: Data, site: Site) -> None:
             "of index data in x, so LocalExpectation cannot change them together; close over "
             "those indices in log_joint, or use ScoreFunction for the site."
         )
+
+
+def local_cost(problem: Problem, params: Params, x: Data, names: Collection[str]) -> int:
+    """Values of ``log_joint`` that sums over the named sites take, for each draw."""
+    sites, args = problem.guide.sites(), problem.model_args(params)
+    colours = num_colours(problem.log_joint, sites, x, problem.draw_shapes(params, x), *args)
+    return sum((s.num_values or 0) * (colours[s.name] or 0) for s in sites if s.name in names)
 
 
 def local_term(problem: Problem, params: Params, x: Data, z: Latents, site: Site) -> Array:

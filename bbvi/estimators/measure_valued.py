@@ -193,6 +193,13 @@ class MeasureValued(Estimator):
         """At the draws as they are: with an entry moved there are as many as the guide has."""
         return Cost(self.num_samples)
 
+    def cost_for(self, problem: Problem, params: Params, x: Data) -> Cost:
+        moved = 0
+        for family in _guide(problem).named_families.values():
+            num_points = 1 if isinstance(family, Bernoulli) else 3
+            moved += num_points * math.prod(_unconstrained_shape(family))
+        return Cost(self.num_samples * (1 + moved))
+
     def validate(self, problem: Problem, params: Params, x: Data) -> None:
         check_elbo(self, problem)
         for name, family in _guide(problem).named_families.items():

@@ -116,8 +116,18 @@ class Mixed(Estimator):
 
     @property
     def cost(self) -> Cost:
-        values, gradients = self.discrete.cost
-        hard = min(values, self.discrete.num_samples)
+        return self._repeated(self.discrete.cost)
+
+    def cost_for(self, problem: Problem, params: Params, x: Data) -> Cost:
+        continuous = self._continuous_leaves(problem, problem.draw_shapes(params, x))
+        model = self._model(problem, params, x, continuous)
+        return self._repeated(self.discrete.cost_of(model))
+
+    def _repeated(self, cost: Cost) -> Cost:
+        """That of the discrete estimator for each continuous draw, whose gradient adds to it."""
+        values, gradients = cost
+        is_sum = isinstance(self.discrete, Enumeration)  # every value counts, not only draws
+        hard = values if is_sum else min(values, self.discrete.num_samples)
         groups = self.continuous.num_samples
         return Cost(groups * (values - hard), groups * (gradients + hard))
 

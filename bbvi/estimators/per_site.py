@@ -14,9 +14,9 @@ from jax.lax import stop_gradient
 
 from bbvi._types import Data, Latents, Params, PyTree
 from bbvi.dependence.local_values import num_colours
-from bbvi.estimators.base import Estimate, Estimator, check_elbo, check_pathwise
+from bbvi.estimators.base import Cost, Estimate, Estimator, check_elbo, check_pathwise
 from bbvi.estimators.doubly_reparameterized import DoublyReparameterized
-from bbvi.estimators.local_expectation import LocalExpectation, check_local, local_term
+from bbvi.estimators.local_expectation import LocalExpectation, check_local, local_cost, local_term
 from bbvi.estimators.reparameterization import Reparameterization, check_entropy
 from bbvi.estimators.reweighted_wake_sleep import ReweightedWakeSleep
 from bbvi.estimators.score_function import (
@@ -115,6 +115,12 @@ class PerSite(Estimator):
                 )
         for name in self._of(LocalExpectation):
             check_local(problem, params, x, sites[name])
+
+    def cost_for(self, problem: Problem, params: Params, x: Data) -> Cost:
+        num_values = self.num_samples * local_cost(problem, params, x, self._of(LocalExpectation))
+        if self._of(Reparameterization):
+            return Cost(num_values, self.num_samples)
+        return Cost(num_values + self.num_samples)
 
     def init(self, problem: Problem, params: Params, x: Data) -> PyTree:
         return score_init(self._of(ScoreFunction), problem, params, x)

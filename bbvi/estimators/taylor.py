@@ -11,7 +11,7 @@ import numpy as np
 from jax import Array
 
 from bbvi._types import Data, Params, PyTree
-from bbvi.estimators.base import Estimate, Estimator, check_elbo
+from bbvi.estimators.base import Cost, Estimate, Estimator, check_elbo
 from bbvi.guides.base import size
 from bbvi.guides.gaussian import standard_normal_entropy
 from bbvi.guides.mean_field import MeanField, MeanFieldParams
@@ -98,6 +98,11 @@ class TaylorControlVariate(Estimator):
         super().__post_init__()
         if not 0 <= self.decay < 1:
             raise ValueError(f"TaylorControlVariate decay must be in [0, 1), got {self.decay}.")
+
+    @property
+    def cost(self) -> Cost:
+        """A Hessian-vector product takes as long as two gradients."""
+        return Cost(gradients=self.num_samples + 3)
 
     def validate(self, problem: Problem, params: Params, x: Data) -> None:
         check_elbo(self, problem)

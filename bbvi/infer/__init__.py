@@ -5,14 +5,12 @@ from bbvi.infer.fit import NonFiniteError, fit
 from bbvi.infer.loader import Loader
 from bbvi.infer.loop import Progress
 from bbvi.infer.mode import find_mode
-from bbvi.infer.pilot import Choice, choose_estimator
 from bbvi.infer.result import FitResult, History, Restarts, format_summary
 from bbvi.infer.step import FitState, StepInfo, make_step
 from bbvi.infer.stopping import Plateau
 
 __all__ = [
     "Checkpoint",
-    "Choice",
     "FitResult",
     "FitState",
     "History",
@@ -22,7 +20,6 @@ __all__ = [
     "Progress",
     "Restarts",
     "StepInfo",
-    "choose_estimator",
     "find_mode",
     "fit",
     "format_summary",

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
-import time
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
-from jax import Array
 
 from bbvi._types import Data, Key, LogJoint, Params, PyTree, check_key
+from bbvi.comparison.gate import is_valid
+from bbvi.comparison.replicates import Run, replicate, rounds, settle
 from bbvi.estimators import (
     Estimator,
     LocalExpectation,
@@ -25,9 +24,7 @@ from bbvi.problem import Problem
 
 # Steps in which coefficients and baselines settle before a gradient's variance is measured.
 WARM_UP = 200
-BATCH = 50
-# The quickest of some runs is timed: what else a machine does makes a run slower, never quicker.
-ROUNDS = 3
+ROUNDS = 5  # of which the quickest counts
 
 
 class Measurement(NamedTuple):
@@ -37,7 +34,7 @@ class Measurement(NamedTuple):
       site: name of the site.
       estimator: what was measured there.
       variance: trace of the covariance of the gradient in the site's parameters.
-      seconds: time of one gradient, of all sites together, in the quickest of three runs.
+      seconds: time of one gradient, of all sites together, in the quickest of some rounds.
     """
 
     site: str
@@ -91,7 +88,7 @@ def choose_estimator(
     key: Key,
     num_samples: int = 16,
     num_steps: int = 300,
-    num_replicates: int = 500,
+    num_replicates: int = 1000,
     init_params: PyTree = None,
     model_params: PyTree = None,
 ) -> Choice:
@@ -110,8 +107,7 @@ def choose_estimator(
       key: typed key.
       num_samples: S of every candidate, at least 2.
       num_steps: steps before the measurement; 0 to measure at ``init_params``.
-      num_replicates: gradients per candidate and run, of four; the variance is then known within
-        about 5 %.
+      num_replicates: gradients per candidate, from which the variance is known within some percent.
       init_params: parameters of the guide to start from.
       model_params: learned parameters to start from.
 
@@ -173,53 +169,24 @@ def _valid_estimators(
     sites = [site.name for site in problem.guide.sites()]
     fallback: dict[str, SiteEstimator] = dict.fromkeys(sites, ScoreFunction(num_samples))
 
-    def is_valid(name: str, candidate: Any) -> bool:
-        try:
-            PerSite({**fallback, name: candidate}).validate(problem, params, x)
-        except ValueError:
-            return False
-        return True
+    def may_serve(name: str, candidate: SiteEstimator) -> bool:
+        return is_valid(PerSite({**fallback, name: candidate}), problem, params, x)
 
-    return {name: [c for c in candidates if is_valid(name, c)] for name in sites}
+    return {name: [c for c in candidates if may_serve(name, c)] for name in sites}
 
 
 def _measure(
-    key: Key,
-    estimator: PerSite,
-    problem: Problem,
-    params: Params,
-    x: Data,
-    num_replicates: int,
+    key: Key, estimator: PerSite, problem: Problem, params: Params, x: Data, num_replicates: int
 ) -> tuple[dict[str, float], float]:
     """Variance of the gradient by site, and seconds per gradient."""
-
-    def warm(state: PyTree, key: Key) -> tuple[PyTree, None]:
-        noise = estimator.draw(key, problem)
-        return estimator.estimate(noise, problem, params, x, state)[1], None
-
-    start = estimator.init(problem, params, x)
-    warm_key, *keys = jax.random.split(key, 2 + ROUNDS)
-    state = jax.jit(lambda keys: jax.lax.scan(warm, start, keys)[0])(
-        jax.random.split(warm_key, WARM_UP)
-    )
-
-    def gradient(key: Key) -> dict[str, PyTree]:
-        noise = estimator.draw(key, problem)
-        grads = estimator.estimate(noise, problem, params, x, state)[0].grads
-        return problem.guide.site_params(grads.guide)
-
-    @jax.jit
-    def variances(key: Key) -> dict[str, Array]:
-        keys = jax.random.split(key, num_replicates)
-        gradients = jax.lax.map(gradient, keys, batch_size=BATCH)
-        spread = jax.tree.map(lambda g: jnp.sum(jnp.var(g, axis=0, ddof=1)), gradients)
-        return {name: sum(jax.tree.leaves(parts), jnp.zeros(())) for name, parts in spread.items()}
-
-    runs = [jax.block_until_ready(variances(keys[0]))]  # compiles
-    seconds = []
-    for round_key in keys[1:]:
-        began = time.perf_counter()
-        runs.append(jax.block_until_ready(variances(round_key)))
-        seconds.append((time.perf_counter() - began) / num_replicates)
-    mean = {name: sum(float(run[name]) for run in runs) / len(runs) for name in runs[0]}
-    return mean, min(seconds)
+    settle_key, key = jax.random.split(key)
+    run = Run(problem, estimator)
+    state = settle(run, settle_key, params, x, WARM_UP)
+    parts = replicate(run, key, state, x, num_replicates)
+    variances = {}
+    for site, _ in estimator.estimators:
+        own = [part.trace for name, part in parts.items() if f"{name}.".startswith(f"{site}.")]
+        # Of a network that serves all sites, all.
+        variances[site] = sum(own or (part.trace for part in parts.values()))
+    # What else a machine does makes a round slower, never quicker.
+    return variances, min(rounds({"": (run, state)}, x, WARM_UP, ROUNDS)[""])
