@@ -13,6 +13,7 @@ from benchmarks import measure
         ["--only", "Gumbel-softmax 0.5", "--quick"],
         ["--only", "Gumbel-softmax 0.5", "--out", "/home/me/found.json", "--quick"],
         ["--out=/home/me/found.json", "--only", "Gumbel-softmax 0.5", "--quick"],
+        ["--folder", "/home/me", "--only", "Gumbel-softmax 0.5", "--quick", "--folder=/home"],
     ],
 )
 def test_command_leaves_out_where_results_went(arguments, monkeypatch):

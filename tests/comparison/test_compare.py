@@ -215,7 +215,7 @@ def test_plot(regressions, tmp_path):
     line = figure.axes[0].containers[0].lines[0]
     first = next(iter(regressions.estimators))
     drawn = [row.trace for row in rows(regressions, estimator=first, block="on.logits")]
-    np.testing.assert_allclose(line.get_ydata(), drawn)
+    np.testing.assert_allclose(np.asarray(line.get_ydata(), float), drawn)
 
 
 @pytest.mark.parametrize(
