@@ -38,20 +38,20 @@ def problem_table(result: dict[str, Any]) -> str:
             name,
             _spread(step),
             _median(row["cpu_us_per_step"]),
-            _number(step and 1e6 / step["median"]),
+            number(step and 1e6 / step["median"]),
             _spread(row["wall_to_floor"]),
             _median(row["cpu_to_floor"]),
             _spread(row["wall_to_fastest_peer"]),
             _median(row["cpu_to_fastest_peer"]),
-            _number(row["first_call_s"]),
-            _number(row["call_s"]["median"]),
+            number(row["first_call_s"]),
+            number(row["call_s"]["median"]),
             str(row["second_call_compilations"]),
             f"{row['final_loss']:.5g}",
         ]
         if cold:
             start = row.get("cold", {})
             keys = ("import_s", "first_s", "second_s", "peak_mb")
-            cells += [_number(start.get(key)) for key in keys]
+            cells += [number(start.get(key)) for key in keys]
         rows.append(cells)
     if cold:
         head += ("cold import s", "cold first s", "cold second s", "peak MB")
@@ -102,7 +102,7 @@ def speed(results: dict[str, Any]) -> list[str]:
     known = results["environment"]
     parts = [
         "# Speed",
-        f"{_machine(known)}, {known['optimizer']}, {known['rounds']} interleaved "
+        f"{machine(known)}, {known['optimizer']}, {known['rounds']} interleaved "
         "rounds. Medians with quartiles; ratios are taken round by round. On a busy machine trust "
         "processor time (cpu): it does not count waiting for others.",
         summary_table(results["problems"]),
@@ -128,7 +128,7 @@ def scale(results: dict[str, Any]) -> list[str]:
         cells = [case["case"], f"{case['size']} {case['unit']}"]
         cells += [str(known.get(key, "-")) for key in ("latents", "factor_entries")]
         for analysis in (known, traced):
-            cells += [_number(analysis.get(key)) for key in ("cpu_s", "peak_growth_mb")]
+            cells += [number(analysis.get(key)) for key in ("cpu_s", "peak_growth_mb")]
         rows.append(cells)
         for step in case["steps"]:
             keys = ("full_cpu_ms", "adaptive_cpu_ms", "cpu_overhead", "wall_overhead")
@@ -138,7 +138,7 @@ def scale(results: dict[str, Any]) -> list[str]:
     steps_head += ("cpu ratio [IQR]", "wall ratio [IQR]")
     return [
         "# Scale",
-        f"{_machine(results['cases'][0]['environment'])}. Each figure in a fresh process; MB: "
+        f"{machine(results['cases'][0]['environment'])}. Each figure in a fresh process; MB: "
         "growth of the peak memory during the analysis.",
         table(head, rows),
         f"Time per step, S = {results['cases'][0]['num_samples']}:",
@@ -146,10 +146,10 @@ def scale(results: dict[str, Any]) -> list[str]:
     ]
 
 
-def variance(results: dict[str, Any]) -> list[str]:
+def rao_blackwellization(results: dict[str, Any]) -> list[str]:
     parts = [
-        "# Variance",
-        f"{_machine(results['cases'][0]['environment'])}. Factors by which the trace of the "
+        "# Rao-Blackwellization",
+        f"{machine(results['cases'][0]['environment'])}. Factors by which the trace of the "
         "gradient's covariance at a site is below that of the leave-one-out score function with "
         "the full signal, with 95 % intervals; equal numbers of draws, except that local "
         "expectations have equal numbers of values of log_joint.",
@@ -160,7 +160,7 @@ def variance(results: dict[str, Any]) -> list[str]:
     rows, worse = [], []
     for case in results["cases"]:
         for row in case["rows"]:
-            place = [f"{case['case']} {row['site']}", row["point"], _number(row["leave_one_out"])]
+            place = [f"{case['case']} {row['site']}", row["point"], number(row["leave_one_out"])]
             rows.append(place + [_interval(row["factor"].get(m)) for m in methods])
             adaptive = row["factor"].get("adaptive")
             if adaptive and adaptive["high"] < 1 - 1e-5:  # less is rounding
@@ -180,16 +180,16 @@ def mixture(results: dict[str, Any]) -> list[str]:
         for row in case["methods"]:
             reached = row["reached"] or {}
             keys = ("cpu_s", "wall_s", "step")
-            cells = [row["method"], str(row["num_samples"] or "-"), _number(row["first_call_s"])]
-            cells += [_number(reached.get(key)) for key in keys]
+            cells = [row["method"], str(row["num_samples"] or "-"), number(row["first_call_s"])]
+            cells += [number(reached.get(key)) for key in keys]
             last = row["trace"][-1]
-            cells += [_number(1e3 * last["cpu_s"] / max(1, last["step"])), str(last["step"])]
-            cells += [_number(last["cpu_s"]), f"{last['elbo']:.6g}"]
+            cells += [number(1e3 * last["cpu_s"] / max(1, last["step"])), str(last["step"])]
+            cells += [number(last["cpu_s"]), f"{last['elbo']:.6g}"]
             gap = case["cavi_elbo"] - last["elbo"]
-            rows.append([*cells, _number(gap), _number(100 * gap / abs(case["cavi_elbo"]))])
+            rows.append([*cells, number(gap), number(100 * gap / abs(case["cavi_elbo"]))])
         parts += [
             f"## N = {case['size']}",
-            f"{_machine(case['environment'])}. {case['about']}",
+            f"{machine(case['environment'])}. {case['about']}",
             table(head, rows),
         ]
     return parts
@@ -208,13 +208,13 @@ def discrete_variance(results: dict[str, Any]) -> list[str]:
         independent = case["independent"] or (None,) * len(steps)
         for found, other in zip(case["points"].values(), independent, strict=True):
             is_seen = found["relative_bias"] > max(2 * found["relative_noise"], 1e-3)
-            bias = _number(found["relative_bias"]) if is_seen else "-"
-            error = _number(found["variance_se"])
-            cells += [f"{_number(found['variance'])} ± {error}", _number(other), bias]
+            bias = number(found["relative_bias"]) if is_seen else "-"
+            error = number(found["variance_se"])
+            cells += [f"{number(found['variance'])} ± {error}", number(other), bias]
         rows.append(cells)
     return [
         "# Variance and bias for binary latents",
-        f"{_machine(first['environment'])}. Trace of the covariance of the gradient of an image's "
+        f"{machine(first['environment'])}. Trace of the covariance of the gradient of an image's "
         "ELBO in its logits, mean and its standard error over "
         f"{first['images']} images, {first['replicates']} replicates; evaluations of log_joint "
         "per step. Bias: norm of the mean error over that of the exact gradient, where it is "
@@ -231,14 +231,14 @@ def streaming(results: dict[str, Any]) -> list[str]:
             cells = [str(case["size"]), str(row["batch_size"]), str(row["steps"])]
             keys = ("reading_wall_s", "stored_wall_s", "resident_wall_s", "to_reading")
             cells += [_spread(row[key]) for key in (*keys, "to_resident")]
-            times.append([*cells, _number(1e6 * row["stored_wall_s"]["median"] / row["steps"])])
+            times.append([*cells, number(1e6 * row["stored_wall_s"]["median"] / row["steps"])])
         keys = ("files_mb", "peak_mb", "peak_anonymous_mb")
-        memory.append([str(case["size"]), *(_number(case["memory"][key]) for key in keys)])
+        memory.append([str(case["size"]), *(number(case["memory"][key]) for key in keys)])
     head = ("rows", "batch", "steps", "reading s [IQR]", "fit from disk s [IQR]")
     head += ("fit in memory s [IQR]", "x reading [IQR]", "x in memory [IQR]", "us/step")
     return [
         "# Data on disk",
-        f"{_machine(results['cases'][0]['environment'])}. An epoch of a logistic regression with "
+        f"{machine(results['cases'][0]['environment'])}. An epoch of a logistic regression with "
         "ten features; the files are in the page cache.",
         table(head, times),
         "Memory of the process in MB: all, which includes pages of the files, and without these.",
@@ -246,17 +246,24 @@ def streaming(results: dict[str, Any]) -> list[str]:
     ]
 
 
+def variance(results: dict[str, Any]) -> list[str]:
+    from benchmarks import variance  # which stands on this module
+
+    return variance.tables(results)
+
+
 SUITES = {
+    "variance": variance,
     "speed": speed,
     "scale": scale,
-    "variance": variance,
+    "rao_blackwellization": rao_blackwellization,
     "mixture": mixture,
     "discrete_variance": discrete_variance,
     "streaming": streaming,
 }
 
 
-def _machine(known: dict[str, Any]) -> str:
+def machine(known: dict[str, Any]) -> str:
     versions = ", ".join(f"{name} {version}" for name, version in known["versions"].items())
     device = known.get("processor", known["device"])
     return (
@@ -268,23 +275,27 @@ def _machine(known: dict[str, Any]) -> str:
 def _interval(factor: dict[str, float] | None) -> str:
     if factor is None:
         return "-"
-    return f"{_number(factor['value'])} [{_number(factor['low'])}, {_number(factor['high'])}]"
+    return interval(factor["value"], factor["low"], factor["high"])
 
 
-def _number(value: float | None) -> str:
+def interval(value: float, low: float, high: float) -> str:
+    return f"{number(value)} [{number(low)}, {number(high)}]"
+
+
+def number(value: float | None) -> str:
     if value is None:
         return "-"
     return f"{value:.0f}" if abs(value) >= 1000 else f"{value:.3g}"
 
 
 def _median(value: dict[str, float] | None) -> str:
-    return _number(value["median"] if value else None)
+    return number(value["median"] if value else None)
 
 
 def _spread(value: dict[str, float] | None) -> str:
     if value is None:
         return "-"
-    return f"{_number(value['median'])} [{_number(value['q1'])}, {_number(value['q3'])}]"
+    return f"{number(value['median'])} [{number(value['q1'])}, {number(value['q3'])}]"
 
 
 if __name__ == "__main__":

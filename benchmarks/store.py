@@ -7,6 +7,11 @@ from typing import Any
 from benchmarks import report
 
 
+def load(path: pathlib.Path | None) -> list[dict[str, Any]]:
+    """The cases in the file, where there is one."""
+    return json.loads(path.read_text())["cases"] if path and path.exists() else []
+
+
 def merge(path: pathlib.Path | None, suite: str, case: dict[str, Any]) -> dict[str, Any]:
     """The results in the file, where there is one, with this case new or replaced; written back."""
     results: dict[str, Any] = {"suite": suite, "cases": []}

@@ -35,10 +35,10 @@ class Model(NamedTuple):
         return Model(log_joint, module.mean_field(**sizes), module.data(**sizes))
 
 
-def registered(name: str) -> Model:
+def registered(name: str, guide: str = "mean_field") -> Model:
     """A target as it is."""
     target = models.get(name)
-    return Model(target.log_joint, target.guides["mean_field"](), target.data())
+    return Model(target.log_joint, target.guides[guide](), target.data())
 
 
 def mixture(num_data: int, num_components: int = 3) -> Model:

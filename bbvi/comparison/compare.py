@@ -212,7 +212,7 @@ def _named(
 ) -> dict[str, Estimator]:
     """The estimators by name, all of them valid here."""
     if estimators is None:
-        return _valid_estimators(problem, params, x, num_samples)
+        return valid_estimators(problem, params, x, num_samples)
     if isinstance(estimators, Mapping):
         named = {name: _checked(estimator) for name, estimator in estimators.items()}
     else:
@@ -240,7 +240,7 @@ def _checked(estimator: Any) -> Estimator:
     return checked
 
 
-def _valid_estimators(
+def valid_estimators(
     problem: Problem, params: Params, x: Data, num_samples: int
 ) -> dict[str, Estimator]:
     """What ``fit`` would take, and every unbiased estimator of the catalogue that is valid."""

@@ -1,3 +1,5 @@
+"""The suite on variances: budgets, resuming, tables and figures."""
+
 import json
 
 import jax
@@ -5,63 +7,84 @@ import numpy as np
 import pytest
 
 import bbvi
-from benchmarks import graph_elbo, targets, variance
+from benchmarks import report, variance
 
 
-def test_factor_is_exact_where_variances_are_proportional():
-    traces = np.array([1.0, 2.0, 4.0, 3.0])
-    found = variance.factor(6.0 * traces, 2.0 * traces)
-    np.testing.assert_allclose([found["value"], found["low"], found["high"]], 3.0)
+@pytest.fixture(scope="module")
+def found(tmp_path_factory):
+    out = tmp_path_factory.mktemp("variance") / "found.json"
+    for budget in variance.BUDGETS:
+        run = ["--models", "beta_bernoulli", "--estimators", "Reparameterization", "--quick"]
+        variance.main([*run, "--budget", budget, "--out", str(out)])
+    return out
 
 
-def test_factor_interval_covers_the_truth():
-    rng = np.random.default_rng(0)
-    sizes = [variance.factor(*rng.chisquare(50, size=(2, 20))) for _ in range(400)]
-    covered = np.mean([found["low"] < 1.0 < found["high"] for found in sizes])
-    assert 0.9 < covered < 0.99  # 95 %, with a standard error of 1.1 %
+def test_every_case_has_points_blocks_and_both_estimators(found):
+    cases = json.loads(found.read_text())["cases"]
+    assert [case["case"] for case in cases] == [
+        "beta_bernoulli, samples",
+        "beta_bernoulli, evaluations",
+    ]
+    for case in cases:
+        rows = case["rows"]
+        assert {row["estimator"] for row in rows} == {"Reparameterization", "VarGrad"}
+        assert {row["point"] for row in rows} == {"start", "1 %", "10 %", "100 %", "optimum"}
+        assert {row["block"] for row in rows} == {"p.loc", "p.log_scale", "all"}
+        gain, low, high = case["gains"]["100 %"]["Reparameterization"]
+        by_name = {
+            row["estimator"]: row["trace"]
+            for row in rows
+            if (row["point"], row["block"]) == ("100 %", "all")
+        }
+        np.testing.assert_allclose(gain, by_name["VarGrad"] / by_name["Reparameterization"])
+        assert low < gain < high
 
 
-def test_disagreement_shows_a_shift_and_nothing_else():
-    rng = np.random.default_rng(0)
-    a, b = rng.normal(size=(2, 20, 500))
-    assert 0.9 < variance.disagreement(a, b) < 1.3
-    assert variance.disagreement(a, b + 2.0) > 20.0
+def test_equal_evaluations(found):
+    cases = json.loads(found.read_text())["cases"]
+    draws = {row["estimator"]: row["draws"] for row in cases[1]["rows"]}
+    assert draws == {"VarGrad": 48, "Reparameterization": 16}
+    assert {row["draws"] for row in cases[0]["rows"]} == {8}
 
 
-def test_local_expectation_is_brought_to_the_common_cost():
-    case = variance.CASES["ising_6x7"]
-    estimator, scale, sites = variance.estimators(case, case.build())["local expectation"]
-    # Two draws of 1 + 2 values x 2 colours each, against eight.
-    assert (scale, sites) == (2 * 5 / 8, ["s"])
-    assert estimator.num_samples == 2
+def test_what_is_there_is_not_measured_again(found, monkeypatch):
+    def fail(*_):
+        raise AssertionError("measured again")
+
+    before = found.read_text()
+    monkeypatch.setattr(variance, "run_case", fail)
+    run = ["--models", "beta_bernoulli", "--estimators", "Reparameterization", "--quick"]
+    variance.main([*run, "--out", str(found)])
+    assert found.read_text() == before
+    with pytest.raises(AssertionError, match="measured again"):
+        variance.main([*run, "--seed", "1", "--out", str(found)])
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize(
-    ("peer", "model"),
-    [
-        (graph_elbo.mixture, targets.mixture(12)),
-        (graph_elbo.hidden_markov, targets.hidden_markov_chain(6)),
-        (graph_elbo.radon, targets.radon(60, 8)),
-    ],
-    ids=["mixture", "hidden_markov", "radon"],
-)
-def test_numpyro_estimates_the_same_gradient(peer, model):
-    phi = model.guide.init(jax.random.key(0), model.x)
-    gradient, sites = peer(model, 8)
-    by_site = model.guide.site_params(phi)
-    with jax.numpy_rank_promotion("allow"):  # NumPyro relies on it
-        theirs = variance.moments(gradient)(by_site, jax.random.key(1), 20, 100)
-    ours = variance.replicated(model, bbvi.ScoreFunction(8))(phi, jax.random.key(2), 20, 100)
-    for site in sites:
-        assert variance.disagreement(theirs[site][1], ours[site][1]) < 3.0
+def test_tables_and_figures(found):
+    text = found.with_suffix(".md").read_text()
+    assert text == report.markdown(json.loads(found.read_text()))
+    assert "## beta_bernoulli, equal evaluations" in text
+    for picture in (found.with_suffix(".png"), found.parent / "found/beta_bernoulli-samples.png"):
+        assert picture.read_bytes().startswith(b"\x89PNG")
 
 
-@pytest.mark.slow
-def test_quick_run(tmp_path):
-    out = tmp_path / "variance.json"
-    variance.main(["--quick", "--only", "hidden_markov_120", "--out", str(out)])
-    (case,) = json.loads(out.read_text())["cases"]
-    (row,) = case["rows"]
-    assert row["factor"]["adaptive"]["low"] > 20.0
-    assert "hidden_markov_120 z" in out.with_suffix(".md").read_text()
+def test_wrong_means_are_not_shown(found):
+    results = json.loads(found.read_text())
+    for row in results["cases"][0]["rows"]:
+        row["passes"] = row["estimator"] != "VarGrad"
+    lines = "\n\n".join(variance.tables(results)).splitlines()
+    (shown,) = [line for line in lines if line.startswith("| VarGrad | 8")]
+    assert "mean is wrong" in shown
+
+
+@pytest.mark.parametrize("name", variance.MODELS)
+def test_every_model_has_estimators_within_the_budget(name):
+    model = variance.MODELS[name]()
+    problem = bbvi.Problem(model.log_joint, model.guide)
+    params = jax.eval_shape(lambda: problem.init(jax.random.key(0), model.x))
+    kinds = ["ScoreFunction", "Reparameterization", "LocalExpectation"]
+    chosen = variance.chosen_estimators(model, "evaluations", kinds)
+    assert {"VarGrad", "ScoreFunction"} <= set(chosen)
+    for estimator in chosen.values():
+        values, gradients = estimator.cost_for(problem, params, model.x)
+        assert values + 3 * gradients <= variance.EVALUATIONS or estimator.num_samples == 2
