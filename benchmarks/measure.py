@@ -14,6 +14,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 
 COMPILE_EVENT = "/jax/core/compile/backend_compile_duration"
 _compilations: list[float] = []
@@ -41,7 +42,7 @@ def environment(*packages: str) -> dict[str, Any]:
         "device": jax.devices()[0].device_kind,
         "cpu_count": os.cpu_count(),
         "load_average": os.getloadavg()[0],
-        "dtype": "float32",
+        "dtype": str(jnp.zeros(()).dtype),
         "command": _command(getattr(module, "name", "?"), sys.argv[1:]),
     }
 

@@ -252,7 +252,14 @@ def variance(results: dict[str, Any]) -> list[str]:
     return variance.tables(results)
 
 
+def toys(results: dict[str, Any]) -> list[str]:
+    from benchmarks import toys
+
+    return toys.tables(results)
+
+
 SUITES = {
+    "toys": toys,
     "variance": variance,
     "speed": speed,
     "scale": scale,
