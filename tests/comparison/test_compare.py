@@ -249,3 +249,65 @@ def test_names():
         progress=False,
     )
     assert list(comparison.estimators) == [repr(bbvi.DisArm(2)), repr(bbvi.DisArm(4)), "PerSite"]
+
+
+CALLS = []
+
+
+def counted(x, z):
+    """A log joint that tells how often it is evaluated, and cannot be taken apart."""
+
+    def on_host(b):
+        CALLS.append(b)
+        return np.float32(b.sum() ** 2)
+
+    value = jax.ShapeDtypeStruct((), jnp.float32)
+    return jax.pure_callback(on_host, value, 1.0 * z["b"], vmap_method="sequential")
+
+
+@pytest.mark.parametrize(
+    "estimator",
+    [
+        bbvi.ScoreFunction(4),
+        bbvi.LocalExpectation(2),
+        bbvi.Enumeration(),
+        bbvi.MeasureValued(2),
+        bbvi.DisArm(4),
+        bbvi.PerSite({"b": bbvi.LocalExpectation(3)}),
+    ],
+    ids=lambda estimator: type(estimator).__name__,
+)
+def test_evaluations_are_as_many_as_log_joint_is_called(estimator):
+    problem = bbvi.Problem(counted, bbvi.MeanField({"b": bbvi.Bernoulli((3,))}))
+    params = problem.init(jax.random.key(0), None)
+    state = estimator.init(problem, params, None)
+
+    @jax.jit
+    def gradient(key):
+        noise = estimator.draw(key, problem)
+        return estimator.estimate(noise, problem, params, None, state)[0]
+
+    CALLS.clear()
+    jax.block_until_ready(gradient(jax.random.key(1)))
+    assert estimator.cost_for(problem, params, None) == bbvi.Cost(values=len(CALLS))
+
+
+def test_evaluations_of_mixed_sites_and_of_expansions():
+    def log_joint(x, z):
+        return -0.5 * jnp.sum((z["w"] - z["b"]) ** 2)
+
+    guide = bbvi.MeanField({"w": bbvi.Normal((3,)), "b": bbvi.Bernoulli((3,))})
+    problem = bbvi.Problem(log_joint, guide)
+    params = problem.init(jax.random.key(0), None)
+
+    def cost(estimator):
+        return estimator.cost_for(problem, params, None)
+
+    # All states of one coin, since each shares a term with its own w alone.
+    mixed = bbvi.Mixed(bbvi.Reparameterization(4), bbvi.Enumeration())
+    assert cost(mixed) == bbvi.Cost(gradients=4 * 2)
+    both = {"w": bbvi.Reparameterization(4), "b": bbvi.LocalExpectation(4)}
+    assert cost(bbvi.PerSite(both)) == bbvi.Cost(values=4 * 2, gradients=4)
+    assert cost(bbvi.MeasureValued(2)) == bbvi.Cost(values=2 * (1 + 3 * 3 + 3))
+    # A gradient at the mean and a Hessian-vector product, which is worth two, beside the draws.
+    assert bbvi.TaylorControlVariate(5).cost == bbvi.Cost(gradients=8)
