@@ -1,9 +1,10 @@
 """Markdown tables of the results: ``python -m benchmarks.report results.json``."""
 
+import importlib
 import json
 import pathlib
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 SLOW = 1.1  # bbvi over the floor beyond which the summary says so
@@ -246,21 +247,13 @@ def streaming(results: dict[str, Any]) -> list[str]:
     ]
 
 
-def variance(results: dict[str, Any]) -> list[str]:
-    from benchmarks import variance  # which stands on this module
-
-    return variance.tables(results)
-
-
-def toys(results: dict[str, Any]) -> list[str]:
-    from benchmarks import toys
-
-    return toys.tables(results)
+def _own(name: str) -> Callable[[dict[str, Any]], list[str]]:
+    """The tables of a suite that has them in its own module, which stands on this one."""
+    return lambda results: importlib.import_module(f"benchmarks.{name}").tables(results)
 
 
 SUITES = {
-    "toys": toys,
-    "variance": variance,
+    **{name: _own(name) for name in ("variance", "toys", "sample_sizes")},
     "speed": speed,
     "scale": scale,
     "rao_blackwellization": rao_blackwellization,

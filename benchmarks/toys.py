@@ -312,7 +312,7 @@ def plot(curves: list[Curve], path: pathlib.Path) -> None:
     from bbvi.plotting.comparison import COLOURS
 
     panels = list(dict.fromkeys((c.toy, c.panel) for c in curves))
-    figure = Figure(figsize=(13, 7), layout="constrained")
+    figure = Figure(figsize=(17, 8), layout="constrained")
     axes = list(figure.subplots(2, -(-len(panels) // 2)).T.flat)
     for toy, panel in panels:
         axis = axes.pop(0)
@@ -339,7 +339,7 @@ def plot(curves: list[Curve], path: pathlib.Path) -> None:
         axis.set_ylabel("variance of a gradient", fontsize=8)
         axis.tick_params(labelsize=8)
         axis.grid(visible=True, alpha=0.25)
-        axis.legend(fontsize=7, loc="upper center", ncols=2, columnspacing=1, frameon=False)
+        axis.legend(fontsize=7, loc="upper left", ncols=2, columnspacing=0.6, handletextpad=0.2)
     for axis in axes:
         figure.delaxes(axis)
     figure.savefig(path, dpi=140)
