@@ -60,7 +60,8 @@ def test_coins_by_enumeration(monkeypatch):
 
 @pytest.fixture(scope="module")
 def found():
-    with jax.enable_x64(True):
+    with jax.enable_x64(True), pytest.MonkeyPatch.context() as patch:
+        patch.setattr(toys, "SIZES", (1, 10, 50))
         return toys.all_curves(2000)
 
 
