@@ -86,7 +86,11 @@ def relation(function, x, spec, *, traced=False):
         structure[:] = [(outputs, [[p.leaf for p in out.reads] for out in outputs], analysis)]
         return reads
 
-    reads = (jax.jit(pointers) if traced else pointers)(x)
+    if traced:
+        compiled = jax.jit(pointers).lower(x).compile(compiler_options=FAST_COMPILATION)
+        reads = jax.device_get(compiled(x))
+    else:
+        reads = pointers(x)
     ((outputs, leaves, analysis),) = structure
     matrices = [
         pairs(

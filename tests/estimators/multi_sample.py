@@ -53,7 +53,8 @@ class Enumerable:
         return jax.vmap(one)(outcomes)
 
     def probabilities(self, params, outcomes):
-        return jnp.exp(self.by_draw(params, outcomes)[1].sum(axis=(1, 2)))
+        log_q = jax.jit(self.by_draw)(params, outcomes)[1]
+        return np.exp(log_q.sum(axis=(1, 2)))
 
     def expected_loss(self, params, objective, num_samples):
         """The expected loss of so many draws, and with it its gradient."""
@@ -63,7 +64,8 @@ class Enumerable:
         return jnp.sum(jnp.exp(log_q.sum(axis=(1, 2))) * losses)
 
     def exact_gradient(self, objective, num_samples):
-        return ravel_pytree(jax.grad(self.expected_loss)(self.params, objective, num_samples))[0]
+        gradient = jax.jit(jax.grad(lambda p: self.expected_loss(p, objective, num_samples)))
+        return ravel_pytree(gradient(self.params))[0]
 
     def moments(self, estimator, objective):
         """Exact mean and variance of an estimator's gradient, over all outcomes of its draws."""

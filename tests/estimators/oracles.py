@@ -121,7 +121,7 @@ def enumerated_gradient(problem, params, x):
         log_q = problem.log_q(params, x, z)
         return -jnp.sum(jnp.exp(log_q) * (problem.log_p(params, x, z) - log_q))
 
-    return ravel_pytree(jax.grad(loss)(params))[0]
+    return ravel_pytree(jax.jit(jax.grad(loss))(params))[0]
 
 
 def cells(*thresholds):

@@ -15,7 +15,7 @@ from tests.estimators.multi_sample import (
     coupled,
     normal_moments,
 )
-from tests.estimators.oracles import gaussian_problem
+from tests.estimators.oracles import estimate, gaussian_problem
 
 
 @pytest.mark.usefixtures("x64")
@@ -64,7 +64,7 @@ def test_factors_where_weights_are_equal(num_samples):
     noise = problem.base_noise(jax.random.key(0), num_samples)
     scores = np.asarray(noise[0])[:, 0] / 1.2
     gradients = [
-        bbvi.Ovis(num_samples, gamma).estimate(noise, problem, params, None, ())[0].grads
+        estimate(bbvi.Ovis(num_samples, gamma), problem, params, noise).grads
         for gamma in (0.0, 1.0)
     ]
     factor = -np.log1p(-1 / num_samples) - 1 / num_samples

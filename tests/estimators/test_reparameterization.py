@@ -178,7 +178,7 @@ def test_implicit_reparameterization_is_unbiased(entropy):
     problem, params, loss = implicit_problem()
     estimator = bbvi.Reparameterization(2, entropy=entropy)
     estimator.validate(problem, params, None)
-    exact = jax.grad(loss)(params)
+    exact = jax.jit(jax.grad(loss))(params)
     replicates = replicate_gradients(jax.random.key(1), estimator, problem, params, None, 5_000)
     start = 0
     for site in sorted(exact.guide.families):  # the order in which dicts are raveled
@@ -231,7 +231,7 @@ def test_coupled_draws_are_unbiased_for_every_family(sampling):
     estimator = bbvi.Reparameterization(4, sampling=sampling)
     estimator.validate(problem, params, None)
     gradients = replicate_gradients(jax.random.key(1), estimator, problem, params, None, 5_000)
-    check_mean(gradients, ravel_pytree(jax.grad(loss)(params))[0], power=0.2)
+    check_mean(gradients, ravel_pytree(jax.jit(jax.grad(loss))(params))[0], power=0.2)
 
 
 def test_sobol_variance_falls_faster_than_one_over_the_draws():
@@ -415,7 +415,7 @@ def iwae_pair_gradients(params):
         return -jax.nn.logsumexp(log_p - log_q) + jnp.log(2.0)
 
     flat = ravel_pytree(params)[0]
-    gradients = jax.vmap(jax.grad(loss), in_axes=(None, 0))(flat, pairs)
+    gradients = jax.jit(jax.vmap(jax.grad(loss), in_axes=(None, 0)))(flat, pairs)
     return np.asarray(gradients, np.float64), np.outer(weights, weights).ravel()
 
 

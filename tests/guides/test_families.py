@@ -152,7 +152,8 @@ def test_params_at_puts_draws_at_the_value(family, z):
     guide = bbvi.MeanField({"z": family})
     params = bbvi.Params(guide.params_at({"z": jnp.array(z)}, scale=0.02))
     problem = bbvi.Problem(lambda x, z: 0.0, guide)
-    draws = problem.sample(problem.base_noise(jax.random.key(0), 500), params, None)["z"]
+    noise = problem.base_noise(jax.random.key(0), 500)
+    draws = jax.jit(problem.sample)(noise, params, None)["z"]
     np.testing.assert_allclose(np.mean(draws, axis=0), z, atol=0.03)
 
 

@@ -10,6 +10,7 @@ import optax
 import pytest
 from jax.flatten_util import ravel_pytree
 from jax.scipy.stats import norm
+from scipy import special, stats
 
 import bbvi
 from bbvi._optimizers import Optimizer
@@ -114,27 +115,35 @@ def test_mean_over_batches_is_the_gradient_of_all_data(guide, estimator, key):
     init_key, noise_key = jax.random.split(key)
     params = problem.init(init_key, x, jnp.array(0.7))
     noise = estimator.draw(noise_key, problem)
-    whole, _ = estimator.estimate(noise, problem, params, x, estimator.init(problem, params, x))
-
     order = jnp.asarray(np.random.default_rng(1).permutation(N))
     feed = Feed(x, order, jnp.int32(0))
     state = algorithm.init(key, feed, params)
-    losses, total = [], jax.tree.map(jnp.zeros_like, params)
-    for step in range(N // B):
-        view, batch, rows = algorithm.view(state._replace(step=jnp.int32(step)), feed)
-        own = rows_of_noise(guide, noise, order[step * B : (step + 1) * B])
-        estimate, _ = algorithm.estimate(view, batch, own)
-        losses.append(estimate.loss)
+
+    @jax.jit
+    def estimate_of_all_data(noise):
+        start = estimator.init(problem, params, x)
+        return estimator.estimate(noise, problem, params, x, start)[0]
+
+    @jax.jit
+    def estimate_of_a_batch(step, noise):
+        """Its loss, and its gradient with zeros for the rows of others."""
+        view, batch, rows = algorithm.view(state._replace(step=step), feed)
+        estimate, _ = algorithm.estimate(view, batch, noise)
         shared, by_row = guide.split_rows(estimate.grads.guide)
-        zeros = guide.split_rows(total.guide)[1]
-        by_row = jax.tree.map(lambda z, g: jnp.zeros_like(z).at[rows].set(g), zeros, by_row)  # noqa: B023
-        grads = bbvi.Params(guide.join_rows(shared, by_row), estimate.grads.model)
-        total = jax.tree.map(lambda a, b: a + b * B / N, total, grads)
+        zeros = jax.tree.map(jnp.zeros_like, guide.split_rows(params.guide)[1])
+        by_row = jax.tree.map(lambda z, g: z.at[rows].set(g), zeros, by_row)
+        return estimate.loss, bbvi.Params(guide.join_rows(shared, by_row), estimate.grads.model)
+
+    whole = estimate_of_all_data(noise)
+    losses, total = [], 0.0
+    for step in range(N // B):
+        own = rows_of_noise(guide, noise, order[step * B : (step + 1) * B])
+        loss, grads = estimate_of_a_batch(jnp.int32(step), own)
+        losses.append(loss)
+        total += np.asarray(ravel_pytree(grads)[0]) * B / N
     assert float(jnp.abs(ravel_pytree(whole.grads)[0]).max()) > 0.1
     np.testing.assert_allclose(np.mean(losses), whole.loss, rtol=1e-10)
-    np.testing.assert_allclose(
-        ravel_pytree(total)[0], ravel_pytree(whole.grads)[0], rtol=1e-9, atol=1e-9
-    )
+    np.testing.assert_allclose(total, ravel_pytree(whole.grads)[0], rtol=1e-9, atol=1e-9)
 
 
 @pytest.mark.usefixtures("x64")
@@ -150,17 +159,16 @@ def test_bounds_of_several_draws_are_those_of_each_datum(key):
     state = algorithm.init(keys[1], feed, params)
     noise = algorithm.draw(state, state.step, feed)
     view, batch, rows = algorithm.view(state, feed)
-    loss = algorithm.estimate(view, batch, noise)[0].loss
+    loss = jax.jit(lambda noise: algorithm.estimate(view, batch, noise)[0].loss)(noise)
 
-    phi = jax.tree.map(lambda leaf: leaf[rows], params.guide["u"])
-    scale = jnp.exp(phi["log_scale"])[None]
-    u = phi["loc"][None] + scale * noise[0]
+    phi = {name: np.asarray(leaf)[rows] for name, leaf in params.guide["u"].items()}
+    batch, scale = jax.tree.map(np.asarray, batch), np.exp(phi["log_scale"])
+    u = phi["loc"] + scale * np.asarray(noise[0])
     log_p = -0.3 * u**2 - 0.7 * u
-    loc = 0.4 * batch["f"][:, 0]
-    log_p += norm.logpdf(batch["y"][None], loc[None] + jnp.sin(u), 0.5)
-    log_weights = log_p - norm.logpdf(u, phi["loc"][None], scale)
-    each = jax.nn.logsumexp(log_weights, axis=0) - jnp.log(5)
-    constant = norm.logpdf(0.4, 0.0, 2.0)
+    log_p += stats.norm.logpdf(batch["y"], 0.4 * batch["f"][:, 0] + np.sin(u), 0.5)
+    log_weights = log_p - stats.norm.logpdf(u, phi["loc"], scale)
+    each = special.logsumexp(log_weights, axis=0) - np.log(5)
+    constant = stats.norm.logpdf(0.4, 0.0, 2.0)
     np.testing.assert_allclose(loss, -(N / B * each.sum() + constant), rtol=1e-10)
 
 
@@ -234,22 +242,32 @@ def test_free_rows_move_as_if_they_were_fitted_alone():
     problem, algorithm = algorithm_of(guide, result.estimator)
     start = problem.init(jax.random.split(jax.random.key(3), 3)[0], X)
     source = Resident(algorithm.batching, X, result.state.key)
+
+    @jax.jit
+    def of_the_batch(own, step, feed):
+        """The gradients of a batch's rows, and their numbers."""
+        fresh = result.state._replace(params=bbvi.Params(own), step=step, estimator_state=())
+        view, batch, rows = algorithm.view(fresh, feed)
+        noise = algorithm.draw(fresh, step, feed)
+        return algorithm.estimate(view, batch, noise)[0].grads.guide, rows
+
+    @jax.jit
+    def visit(own, states, row, grads):
+        """One step of one row, by the state that is its own."""
+        state = jax.tree.map(lambda leaf: leaf[row], states)
+        updates, state = optimizer.update(grads, state)
+        own = jax.tree.map(lambda leaf, u: leaf.at[row].add(u), own, updates)
+        return own, jax.tree.map(lambda leaf, s: leaf.at[row].set(s), states, state)
+
     own, states = start.guide, jax.vmap(optimizer.init)(start.guide)
     for step in range(12):
         feed, _ = source.feed(step, 1)
-        fresh = result.state._replace(
-            params=bbvi.Params(own), step=jnp.int32(step), estimator_state=()
-        )
-        view, batch, rows = algorithm.view(fresh, feed)
         with jax.debug_key_reuse(False):
-            noise = algorithm.draw(fresh, jnp.int32(step), feed)
-        grads = algorithm.estimate(view, batch, noise)[0].grads.guide
-        for i, row in enumerate(rows):
+            grads, rows = of_the_batch(own, jnp.int32(step), feed)
+        grads = jax.tree.map(np.asarray, grads)
+        for i, row in enumerate(np.asarray(rows)):
             one = jax.tree.map(lambda leaf: leaf[i], grads)  # noqa: B023
-            state = jax.tree.map(lambda leaf: leaf[row], states)  # noqa: B023
-            updates, state = optimizer.update(one, state)
-            own = jax.tree.map(lambda leaf, u: leaf.at[row].add(u), own, updates)  # noqa: B023
-            states = jax.tree.map(lambda leaf, s: leaf.at[row].set(s), states, state)  # noqa: B023
+            own, states = visit(own, states, row, one)
     jax.tree.map(
         lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6),
         result.params.guide,

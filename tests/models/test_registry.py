@@ -1,5 +1,7 @@
 """What every target of the registry must do."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -19,7 +21,14 @@ WITH_REFERENCE = [name for name in models.names() if models.get(name).reference 
 
 
 def bound_log_joint(target):
-    """Returns log_joint as a compiled function of z alone."""
+    """Returns log_joint as a compiled function of z alone, of data in the precision in force."""
+    return compiled_log_joint(target.name, jax.config.jax_enable_x64)
+
+
+@functools.cache
+def compiled_log_joint(name, is_double):
+    del is_double  # what data() returns depends on it
+    target = models.get(name)
     x = target.data()
     extra = () if target.model_params is None else (target.model_params(),)
     return jax.jit(lambda z: target.log_joint(x, z, *extra))
