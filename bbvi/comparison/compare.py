@@ -94,7 +94,7 @@ def compare_estimators(
     Raises:
       ValueError: no estimators, two of one name, or one that is not valid here; fewer than 100
         replicates; or as ``fit`` does, for a model, guide or data in error.
-      TypeError: something that is no estimator.
+      TypeError: something that is no estimator; points that are not ``Params`` by name.
 
     Example:
       >>> import bbvi, jax.numpy as jnp
@@ -129,6 +129,11 @@ def compare_estimators(
     chosen = _named(estimators, free, point, x, num_samples)
     if points is None:
         points = reference_points(problem, start_key, x, start, num_steps)
+    if not points or not all(isinstance(params, Params) for params in points.values()):
+        raise TypeError(
+            "points must hold bbvi.Params by name, such as {'here': result.params}, got "
+            f"{points!r}."
+        )
     runs = {name: Run(problem, estimator) for name, estimator in chosen.items()}
     judge = Judge(problem, truth, truth_key, start, x, num_replicates, SETTLING_STEPS)
     measured: dict[str, dict[tuple[str, str], dict[str, Any]]] = {name: {} for name in runs}
@@ -213,6 +218,8 @@ def _named(
     """The estimators by name, all of them valid here."""
     if estimators is None:
         return valid_estimators(problem, params, x, num_samples)
+    if isinstance(estimators, Estimator):
+        raise TypeError(f"estimators must be a list or a dict of them, got {estimators!r}.")
     if isinstance(estimators, Mapping):
         named = {name: _checked(estimator) for name, estimator in estimators.items()}
     else:

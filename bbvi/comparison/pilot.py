@@ -95,8 +95,8 @@ def choose_estimator(
     r"""Pick for each site the valid estimator of least variance times cost, by a short pilot run.
 
     After ``num_steps`` steps of the default fit (rankings at the start say little of those near
-    the optimum) every valid estimator is run at that point, after steps
-    that settle its coefficients. Candidates: ``Reparameterization``, ``LocalExpectation`` and
+    the optimum) every valid estimator is run at that point, after steps that settle its
+    coefficients. Candidates: ``Reparameterization``, ``LocalExpectation`` and
     ``ScoreFunction`` with its three signals. At each site the one with the least
     :math:`\operatorname{tr}\operatorname{Var}(g_{site}) \times \mathrm{seconds}` is taken.
 

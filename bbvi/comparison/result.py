@@ -91,7 +91,7 @@ class ComparisonRow(NamedTuple):
     def per_evaluation(self) -> tuple[float, float]:
         """Efficiency 1 / (trace x evaluations), with its standard error."""
         value = _inverse(self.trace * self.evaluations)
-        return value, value * _relative(self.trace_error, self.trace)
+        return value, value * _relative(self.trace_error, self.trace) if self.trace else 0.0
 
     @property
     def per_second(self) -> tuple[float, float]:
@@ -100,7 +100,7 @@ class ComparisonRow(NamedTuple):
         relative = math.hypot(
             _relative(self.trace_error, self.trace), self.seconds_error / self.seconds
         )
-        return value, value * relative
+        return value, value * relative if self.trace else 0.0
 
     @property
     def is_valid(self) -> bool:

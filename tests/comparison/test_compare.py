@@ -107,7 +107,8 @@ def test_costs_and_efficiency(coins):
     assert value == pytest.approx(1 / (row.seconds * row.trace))
     assert error / value >= row.trace_error / row.trace
     (exact,) = rows(coins, estimator="exact", block="all")
-    assert (exact.values, exact.per_evaluation[0]) == (2, np.inf)
+    assert (exact.values, exact.per_evaluation) == (2, (np.inf, 0.0))
+    assert exact.per_second == (np.inf, 0.0)
     assert exact.tuning == row.tuning == 0  # nothing is learned
 
 
@@ -226,11 +227,20 @@ def test_plot(regressions, tmp_path):
         ([bbvi.Reparameterization(4)], ValueError, "site 'b' .* not reparameterizable"),
         ([None], TypeError, "estimators must hold estimators"),
         (["score"], TypeError, "must be a bbvi.Estimator"),
+        (bbvi.ScoreFunction(4), TypeError, "must be a list or a dict"),
     ],
 )
 def test_errors(estimators, error, message):
     with pytest.raises(error, match=message):
         bbvi.compare_estimators(coin, ONE_COIN, estimators=estimators, progress=False)
+
+
+@pytest.mark.parametrize("points", [{}, {"here": at_theta().guide}])
+def test_points_that_are_no_parameters(points):
+    with pytest.raises(TypeError, match="points must hold"):
+        bbvi.compare_estimators(
+            coin, ONE_COIN, estimators=[bbvi.DisArm(2)], points=points, progress=False
+        )
 
 
 def test_too_few_replicates():
