@@ -84,6 +84,7 @@ from bbvi.infer import (
     format_summary,
     make_step,
 )
+from bbvi.natural_gradient import natural_gradient
 from bbvi.objectives import Chi, Elbo, ForwardKl, Iwae, Objective, Renyi
 from bbvi.problem import Problem
 from bbvi.sampling import Antithetic, Independent, Sampling, ScrambledSobol
@@ -191,6 +192,7 @@ __all__ = [
     "format_summary",
     "guides",
     "make_step",
+    "natural_gradient",
     "networks",
     "scale_data_terms",
     "supports",

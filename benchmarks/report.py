@@ -253,7 +253,7 @@ def _own(name: str) -> Callable[[dict[str, Any]], list[str]]:
 
 
 SUITES = {
-    **{name: _own(name) for name in ("variance", "toys", "sample_sizes")},
+    **{name: _own(name) for name in ("variance", "toys", "sample_sizes", "accuracy")},
     "speed": speed,
     "scale": scale,
     "rao_blackwellization": rao_blackwellization,

@@ -11,7 +11,7 @@ RANKS = {
     0: ("supports", "factors", "dependence"),  # and modules named _*
     1: ("guides", "objectives", "baselines", "networks", "variational_em"),
     # binds a log_joint, a guide and an objective; draws its noise; anneals its log_joint
-    2: ("problem", "sampling", "tempering"),
+    2: ("problem", "sampling", "tempering", "natural_gradient"),
     3: ("estimators", "refinement"),
     4: ("diagnostics",),  # estimates with their errors: a result reports them
     5: ("infer",),

@@ -179,7 +179,7 @@ def test_where_the_annealing_ends():
 
 def test_drops_of_the_rate_come_after_the_annealing():
     problem = bbvi.Problem(lambda x, z: -0.5 * z["mu"] ** 2, GUIDE)
-    loop = Loop(Algorithm(problem, None, None), None, 1000, None, True, False, 200)
+    loop = Loop(Algorithm(problem, None, None), None, 1000, None, bbvi.Plateau(), False, 200)
     assert loop._drops() == [600, 760, 880]
 
 

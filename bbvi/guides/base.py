@@ -64,6 +64,7 @@ class Guide(abc.ABC):
 
     reparameterized: ClassVar[bool] = False
     has_entropy: bool = False
+    has_natural_gradient: bool = False
     refinement: Refinement | None = None
 
     @abc.abstractmethod
@@ -181,6 +182,26 @@ class Guide(abc.ABC):
         """One draw and a scalar whose expectation is the entropy of q."""
         z = self.sample(noise, params, x)
         return z, sum(self.site_entropies(params, x, z).values(), jnp.zeros(()))
+
+    def local_gradient(self, params: PyTree, grads: PyTree) -> tuple[PyTree, PyTree]:
+        """A gradient in coordinates relative to q itself, where there is a Gaussian part.
+
+        Near ``params`` these coordinates have the identity as Fisher information, so that a plain
+        gradient step in them is one of natural gradient, whatever the units of the latents.
+
+        Returns:
+          The gradient of the Gaussian part in these coordinates, and that of everything else as
+          it is.
+        """
+        raise NotImplementedError(f"{type(self).__name__} has no natural gradient.")
+
+    def local_norm(self, gradient: PyTree) -> Array:
+        """Lengths of a Gaussian part's ``local_gradient``: of each block that moves on its own."""
+        return jnp.sqrt(sum(jnp.vdot(leaf, leaf) for leaf in jax.tree.leaves(gradient)))
+
+    def local_step(self, params: PyTree, step: PyTree, rest: PyTree) -> PyTree:
+        """What to add to ``params`` to take a step given in the form of ``local_gradient``."""
+        raise NotImplementedError(f"{type(self).__name__} has no natural gradient.")
 
     def stop_gradient(self, z: Latents, sites: Iterable[str]) -> Latents:
         """``z`` with no gradient through the latents of the named sites."""

@@ -81,6 +81,7 @@ class GaussianGuide(StructuredGuide):
 
     reparameterized = True
     has_entropy = True
+    has_natural_gradient = True
 
     def __init__(self, sites: PyTree):
         super().__init__(sites, Normal)
@@ -98,6 +99,10 @@ class GaussianGuide(StructuredGuide):
     @abc.abstractmethod
     def params_at(self, z: Latents, scale: float = 0.1) -> PyTree:
         """Parameters with location ``z`` and independent unconstrained deviations ``scale``."""
+
+    @abc.abstractmethod
+    def from_mean_field(self, loc: Array, log_scale: Array) -> PyTree:
+        """Parameters of (nearly) independent unconstrained normals."""
 
     @abc.abstractmethod
     def location(self, noise: PyTree, params: PyTree) -> Array:
@@ -198,6 +203,53 @@ class FullRank(GaussianGuide):
             "lower": jnp.zeros((loc.size, loc.size), loc.dtype),
         }
 
+    def from_mean_field(self, loc: Array, log_scale: Array) -> PyTree:
+        return {
+            "loc": loc,
+            "log_diagonal": log_scale,
+            "lower": jnp.zeros((loc.size, loc.size), loc.dtype),
+        }
+
+    def mean_field(self, params: PyTree) -> tuple[Array, Array]:
+        """Location and log scale of the closest independent normals: those of the conditionals.
+
+        They minimise KL(independent || this), so their precisions are the diagonal of this one's.
+        """
+        unit = jnp.eye(params["loc"].size, dtype=params["loc"].dtype)
+        factor = (
+            jax.scipy.linalg.solve_triangular(
+                unit + params["lower"], unit, lower=True, unit_diagonal=True
+            )
+            * jnp.exp(-params["log_diagonal"])[None]
+        )
+        return params["loc"], -0.5 * jnp.log(jnp.sum(factor**2, axis=0))
+
+    def local_gradient(self, params: PyTree, grads: PyTree) -> tuple[PyTree, PyTree]:
+        # With L = E (I + M) the factor of the covariance, coordinates (w, A) relative to q are
+        # loc + L w and L (I + A), A lower triangular: their gradients are L' g and the lower part
+        # of L' G for G the gradient in L. A's information is 1 off its diagonal and 2 on it.
+        unit = jnp.eye(params["loc"].size, dtype=params["loc"].dtype) + params["lower"]
+        lower = jnp.tril(grads["lower"], -1)  # of E G, and below its diagonal
+        diagonal = grads["log_diagonal"] - jnp.sum(lower * params["lower"], axis=1)
+        factor = jnp.tril(unit.T @ (lower + jnp.diag(diagonal)))
+        return {
+            "loc": unit.T @ (jnp.exp(params["log_diagonal"]) * grads["loc"]),
+            "log_diagonal": math.sqrt(0.5) * jnp.diag(factor),
+            "lower": jnp.tril(factor, -1),
+        }, ()
+
+    def local_step(self, params: PyTree, step: PyTree, rest: PyTree) -> PyTree:
+        # The diagonal of I + A is taken as an exponential, so that L stays a factor.
+        del rest
+        unit = jnp.eye(params["loc"].size, dtype=params["loc"].dtype) + params["lower"]
+        growth = math.sqrt(0.5) * step["log_diagonal"]
+        moved = unit @ (step["lower"] + jnp.diag(jnp.exp(growth)))
+        return {
+            "loc": jnp.exp(params["log_diagonal"]) * (unit @ step["loc"]),
+            "log_diagonal": growth,
+            "lower": jnp.tril(jnp.exp(-growth)[:, None] * moved, -1) - params["lower"],
+        }
+
     def scale_tril(self, params: PyTree) -> Array:
         """Lower-triangular Cholesky factor of the covariance of the unconstrained vector."""
         scale = jnp.exp(params["log_diagonal"])
@@ -275,6 +327,36 @@ class LowRank(GaussianGuide):
             "log_scale": jnp.full_like(loc, jnp.log(scale)),
             "factor": 0.1 * scale * columns,
         }
+
+    def from_mean_field(self, loc: Array, log_scale: Array) -> PyTree:
+        # One column for each entry, so that no two columns have the same gradient.
+        columns = jnp.arange(loc.size)[:, None] % self.rank == jnp.arange(self.rank)[None]
+        factor = 0.1 * jnp.exp(log_scale)[:, None] * columns
+        return {"loc": loc, "log_scale": log_scale, "factor": factor}
+
+    def local_gradient(self, params: PyTree, grads: PyTree) -> tuple[PyTree, PyTree]:
+        # Relative to the marginal deviations alone: the whole information has no cheap inverse.
+        scale = self._scale(params)
+        return {
+            "loc": scale * grads["loc"],
+            "log_scale": math.sqrt(0.5) * grads["log_scale"],
+            "factor": scale[:, None] * grads["factor"],
+        }, ()
+
+    def local_step(self, params: PyTree, step: PyTree, rest: PyTree) -> PyTree:
+        del rest
+        scale = self._scale(params)
+        return {
+            "loc": scale * step["loc"],
+            "log_scale": math.sqrt(0.5) * step["log_scale"],
+            "factor": scale[:, None] * step["factor"],
+        }
+
+    @staticmethod
+    def _scale(params: PyTree) -> Array:
+        """Marginal standard deviations of the unconstrained vector."""
+        squares = jnp.exp(2 * params["log_scale"]) + jnp.sum(params["factor"] ** 2, axis=1)
+        return jnp.sqrt(squares)
 
     @property
     def noise_size(self) -> int:

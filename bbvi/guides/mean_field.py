@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 from itertools import accumulate
 from typing import Any, NamedTuple
 
@@ -120,12 +121,43 @@ class MeanField(StructuredGuide):
             normal = jnp.stack([layout.join(part) for part in parts])
         return MeanFieldParams(normal, {name: by_site[name] for name in self.others})
 
+    def from_mean_field(self, loc: Array, log_scale: Array) -> MeanFieldParams:
+        """Parameters from unconstrained vectors of normal sites, where there are no others."""
+        return MeanFieldParams(jnp.stack([loc, log_scale]), {})
+
+    def mean_field(self, params: MeanFieldParams) -> tuple[Array, Array]:
+        """Locations and log scales of the normal sites: the inverse of ``from_mean_field``."""
+        return params.normal[0], params.normal[1]
+
     def site_params(self, params: MeanFieldParams) -> dict[str, PyTree]:
         """Parameters by latent name: the normal array split, the others as they are."""
         loc, log_scale = (self.layout.split(row) for row in params.normal)
         normal = {name: {"loc": loc[name], "log_scale": log_scale[name]} for name in loc}
         by_site = normal | dict(params.families)
         return {name: by_site[name] for name in self.named_families}
+
+    @property
+    def has_natural_gradient(self) -> bool:  # type: ignore[override]
+        return bool(self.layout.sites)
+
+    def local_gradient(
+        self, params: MeanFieldParams, grads: MeanFieldParams
+    ) -> tuple[Array, dict[str, PyTree]]:
+        # Locations in standard deviations; the information about a log deviation is 2, for which
+        # half the gradient is the step and its root the unit of length.
+        loc, log_scale = grads.normal
+        scaled = jnp.exp(params.normal[1]) * loc
+        return jnp.stack([scaled, log_scale * math.sqrt(0.5)]), grads.families
+
+    def local_norm(self, gradient: Array) -> Array:
+        return jnp.sqrt(jnp.sum(gradient**2, axis=0, keepdims=True))
+
+    def local_step(
+        self, params: MeanFieldParams, step: Array, rest: dict[str, PyTree]
+    ) -> MeanFieldParams:
+        loc, log_scale = step
+        scaled = jnp.exp(params.normal[1]) * loc
+        return MeanFieldParams(jnp.stack([scaled, log_scale * math.sqrt(0.5)]), rest)
 
     def logits(self, params: MeanFieldParams, x: Data) -> dict[str, Array]:
         del x

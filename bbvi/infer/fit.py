@@ -17,13 +17,14 @@ import numpy as np
 import optax
 from jax import Array
 
-from bbvi._optimizers import Optimizer, default_optimizer
+from bbvi._optimizers import Optimizer
 from bbvi._tree import abstract
 from bbvi._types import Data, Key, LogJoint, Params, PyTree, check_key
 from bbvi.diagnostics import monte_carlo_mean
 from bbvi.estimators import Estimator, default_estimator
 from bbvi.estimators.base import check_pathwise, check_site_weights
 from bbvi.guides.base import Guide
+from bbvi.infer.automatic import choose_optimizer, choose_start
 from bbvi.infer.batching import Batching, Source
 from bbvi.infer.checkpoint import Checkpoint, open_store
 from bbvi.infer.chunk import start
@@ -99,10 +100,12 @@ def fit(
 
     .. math:: \max_\phi E_{q(z; \phi)}[\log p(x, z) - \log q(z; \phi)]
 
-    With nothing else given: each site gets a valid low-variance estimator, Adam starts at a rate
-    of 0.05 that falls by 4 each time the ELBO levels off, and the run ends when it has levelled
-    off at the smallest rate. The steps run as compiled chunks; a second call with an equal
-    configuration and shapes compiles nothing.
+    With nothing else given: each site gets a valid low-variance estimator. Normal sites that are
+    differentiated pathwise take steps of natural gradient (``natural_gradient``), so that units do
+    not matter, and a guide of nothing else starts from the best of a few short runs; everything
+    else, and anything in batches, is left to Adam at 0.05. The rate falls by 4 each time the ELBO
+    levels off, and the run ends when it has levelled off at the smallest rate. The steps run as
+    compiled chunks; a second call with an equal configuration and shapes compiles nothing.
 
     Args:
       log_joint: ``(x, z) -> []``, pure, for ONE draw z; ``(x, z, theta)`` with ``model_params``.
@@ -121,8 +124,8 @@ def fit(
         time.
       stopping: the stopping rule; with ``num_steps`` given, none unless one is named.
       model_params: initial theta of a learned model (any pytree of floating arrays).
-      init_params: where the guide starts, from ``guide.params_at(z, scale)``; by default its
-        own small random start.
+      init_params: where the guide starts, from ``guide.params_at(z, scale)``; by default the
+        best of a few short runs or, with an optimizer that is named, its own small random start.
       init_state: ``result.state`` of an earlier fit, to continue it; it is left usable.
       checkpoint: a folder, or a ``Checkpoint``, to save the run in as it goes. Where the folder
         holds this run already, it is continued.
@@ -164,9 +167,9 @@ def fit(
     _check_options(num_steps, num_restarts, nonfinite, trace_fn, stopping, init_state)
     _check_batches(batch_size, num_epochs, num_steps, x)
     _check_callbacks(callbacks)
-    chosen = Optimizer.of(default_optimizer() if optimizer is None else optimizer)
+    named = None if optimizer is None else Optimizer.of(optimizer)
     problem, is_batched = Problem(log_joint, guide, objective or Elbo()), num_restarts > 1
-    keys = jax.random.split(check_key(jax.random.key(0) if key is None else key), 3)
+    keys = jax.random.split(check_key(jax.random.key(0) if key is None else key), 4)
     run_keys = jax.random.split(keys[1], num_restarts) if is_batched else keys[1]
     order_key = run_keys if init_state is None else init_state.key
     small, source = source_of(problem, x, batch_size, order_key)
@@ -183,6 +186,11 @@ def fit(
     if batching is not None:
         one = select_params(small, one, jnp.arange(batching.batch_size))
     resolved = _prepare(small, as_estimator(estimator), *abstract((one, few)))
+    has_batches = batching is not None
+    own, lowering = choose_optimizer(problem, resolved, has_batches=has_batches)
+    chosen = named or Optimizer.of(own)
+    if named is None and init_state is None and init_params is None and not has_batches:
+        params = choose_start(problem, resolved, keys[3], params, x, num_restarts)
     algorithm = Algorithm(small, resolved, chosen, nonfinite, trace_fn, batching)
 
     begin = 0 if init_state is None else int(np.max(init_state.step))
@@ -195,7 +203,8 @@ def fit(
     total, annealing = num_steps or MAX_STEPS, 0
     if isinstance(problem.objective, Tempered):
         annealing = problem.objective.num_annealing_steps(int(np.max(state.step)), total)
-    loop = Loop(algorithm, source, total, rule, optimizer is None, is_batched, annealing)
+    lowering = None if named else lowering or rule or Plateau()
+    loop = Loop(algorithm, source, total, rule, lowering, is_batched, annealing)
     position = loop.begin(state)
     if checkpoint is not None:
         store = loop.store = open_store(checkpoint, problem, algorithm, source, state, one)

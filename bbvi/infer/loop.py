@@ -100,7 +100,8 @@ class Loop:
       source: what gives a chunk its data.
       num_steps: steps at most.
       rule: stopping rule, or None to take all steps.
-      lowers_rate: whether the loop may lower the rate (never for an optimizer the user chose).
+      lowering: when the rate falls, of a run that has a stopping rule; None: never, as for an
+        optimizer the user chose.
       is_batched: whether the state has a leading axis of restarts.
       num_annealing: steps at the beginning in which the objective still changes; nothing is
         decided before they are over, nor from what was recorded in them.
@@ -112,7 +113,7 @@ class Loop:
     source: Source
     num_steps: int
     rule: Plateau | None
-    lowers_rate: bool
+    lowering: Plateau | None
     is_batched: bool
     num_annealing: int = 0
     store: Store | None = None
@@ -150,7 +151,7 @@ class Loop:
         )
         try:
             while done < self.num_steps and status == "max_steps":
-                boundary = self._next_boundary(done, since)
+                boundary = self._next_boundary(done, since, _rate(state))
                 count = min(size, length, boundary - done)
                 began = time.perf_counter()
                 x, count = self.source.feed(begin + done, count)
@@ -213,11 +214,16 @@ class Loop:
         steps = (slice(None), slice(count)) if self.is_batched else slice(count)
         return Record(*jax.tree.map(lambda leaf: np.asarray(leaf)[steps].copy(), outputs))
 
-    def _next_boundary(self, done: int, since: int) -> int:
+    def _rule_at(self, rate: float) -> Plateau:
+        """The rule that ends the steps at this rate."""
+        assert self.rule is not None
+        return self.lowering if self.lowering and rate > MIN_RATE else self.rule
+
+    def _next_boundary(self, done: int, since: int, rate: float) -> int:
         """The next step at which something is decided: not a matter of how chunks fall."""
         if self.rule is None:
             return next((drop for drop in self._drops() if drop > done), self.num_steps)
-        check = since + self.rule.min_steps
+        check = since + self._rule_at(rate).min_steps
         while check <= done:
             check = since + int((check - since) * CHECK_GROWTH)
         return min(check, self.num_steps)
@@ -231,15 +237,15 @@ class Loop:
         self, records: list[Record], state: FitState, done: int, since: int
     ) -> tuple[str, int, FitState]:
         """Status, where the current rate began, and the state with its rate."""
-        rate = float(np.max(np.asarray(state.rate)))
+        rate = _rate(state)
         if self.rule is None:
             drops = sum(done >= drop for drop in self._drops())
-            rate = min(rate, RATE_FACTOR**drops) if self.lowers_rate else rate
+            rate = min(rate, RATE_FACTOR**drops) if self.lowering else rate
             return "max_steps", since, _with_rate(state, rate)
         losses = np.concatenate([record.loss for record in records], axis=-1)[..., since:]
-        if not self.rule.is_level(_finite_runs(losses)):
+        if not self._rule_at(rate).is_level(_finite_runs(losses)):
             return "max_steps", since, state
-        if not self.lowers_rate or rate <= MIN_RATE:
+        if not self.lowering or rate <= MIN_RATE:
             return "converged", since, state
         return "max_steps", done, _with_rate(state, rate * RATE_FACTOR)
 
@@ -266,6 +272,10 @@ def _finite_runs(losses: np.ndarray) -> np.ndarray:
         return losses[np.isfinite(losses)]
     good = np.isfinite(losses[:, -1])
     return losses[good] if good.any() else losses
+
+
+def _rate(state: FitState) -> float:
+    return float(np.max(np.asarray(state.rate)))
 
 
 def _with_rate(state: FitState, rate: float) -> FitState:

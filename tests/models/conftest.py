@@ -5,6 +5,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from models import posteriors
+
 # One draw of the latents of each target, away from the edges of their supports.
 DRAWS = {
     "bayesian_network": lambda rng: {
@@ -121,6 +123,20 @@ for writing in ("distrax", "gather", "numpyro", "one_hot", "vmap"):
         "mu": rng.normal(size=(3, 4)),
         "c": rng.integers(3, size=30),
     }
+
+
+def reference_draw(name):
+    rows = posteriors.draws(name)
+
+    def draw(rng):
+        row = rng.integers(1000)
+        return {latent: values[row] for latent, values in rows.items()}
+
+    return draw
+
+
+for name in set(posteriors.NAMES) - set(DRAWS):
+    DRAWS[name] = reference_draw(name)
 
 
 @pytest.fixture

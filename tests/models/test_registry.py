@@ -98,7 +98,7 @@ def test_reference_has_the_shapes_of_the_latents(name, draw):
     reference, z = models.get(name).reference(), draw(name)
     known = {**(reference.mean or {}), **(reference.probs or {})}
     assert set(known) == set(z)
-    assert np.isfinite(reference.log_evidence)
+    assert reference.log_evidence is None or np.isfinite(reference.log_evidence)
     assert reference.how
     for site, mean in (reference.mean or {}).items():
         assert np.shape(mean) == np.shape(reference.sd[site]) == z[site].shape

@@ -1,0 +1,88 @@
+"""Natural-gradient steps for Gaussian guides, as an optax transformation."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from bbvi._optimizers import default_optimizer
+from bbvi._types import Params
+from bbvi.guides.base import Guide
+
+
+def natural_gradient(
+    guide: Guide, step_size: float = 0.3, *, max_norm: float = 1.0
+) -> optax.GradientTransformationExtraArgs:
+    r"""Natural-gradient descent for the Gaussian part of a guide, Adam at 0.05 for the rest.
+
+    .. math::
+      \phi \leftarrow \phi - \rho F(\phi)^{-1} g, \qquad
+      \rho = \min\big(\text{step\_size}, \, \text{max\_norm} / \|g\|_{F^{-1}}\big)
+
+    F is the Fisher information of q, so :math:`\|g\|_{F^{-1}}` is the length of the natural
+    gradient in coordinates relative to q: locations in its standard deviations, factors of its
+    covariance. A step does not depend on the units of the latents or, for ``FullRank``, on how
+    they are correlated; on a Gaussian posterior a step of 1 without noise is the solution. Cost: a
+    few operations per parameter, for ``FullRank`` three products of D x D matrices.
+
+    Args:
+      guide: ``MeanField`` with normal sites, ``FullRank`` or ``LowRank`` (which goes by its
+        marginal deviations only).
+      step_size: share of the natural gradient taken.
+      max_norm: longest step, in those coordinates; of length 1, q moves by about half a nat.
+
+    Returns:
+      An optax transformation of ``Params``, for ``fit(..., optimizer=...)``.
+
+    Raises:
+      TypeError: the guide has no Gaussian part with a natural gradient.
+      ValueError: a step size or norm that is not positive.
+
+    Example:
+      >>> import bbvi, jax.numpy as jnp
+      >>> guide = bbvi.FullRank({"w": bbvi.Normal((2,))})
+      >>> precision = jnp.array([[1.0, -0.99], [-0.99, 1.0]])
+      >>> result = bbvi.fit(
+      ...     lambda x, z: -0.5e-6 * (z["w"] - 5000.0) @ precision @ (z["w"] - 5000.0),
+      ...     guide,
+      ...     optimizer=bbvi.natural_gradient(guide, 0.1),
+      ...     num_steps=1000,
+      ...     progress=False,
+      ... )
+      >>> bool(abs(result.params.guide["loc"] - 5000.0).max() < 3000.0)  # 0.4 standard deviations
+      True
+
+    References:
+      Amari (1998), Natural Gradient Works Efficiently in Learning; Tan (2021), Analytic Natural
+      Gradient Updates for Cholesky Factor in Gaussian Variational Approximation.
+    """
+    if not (isinstance(guide, Guide) and guide.has_natural_gradient):
+        raise TypeError(
+            "natural_gradient needs a MeanField guide with Normal sites, a FullRank or a LowRank "
+            f"guide, got {guide!r}; use an optax optimizer such as optax.adam(0.05)."
+        )
+    for name, value in (("step_size", step_size), ("max_norm", max_norm)):
+        if not value > 0:
+            raise ValueError(f"natural_gradient {name} must be positive, got {value!r}.")
+    others = default_optimizer()
+
+    def init(params: Params) -> optax.OptState:
+        _, rest = guide.local_gradient(params.guide, params.guide)
+        return others.init(Params(rest, params.model))
+
+    def update(
+        grads: Params, state: optax.OptState, params: Params | None = None, **extra: Any
+    ) -> tuple[Params, optax.OptState]:
+        del extra
+        assert params is not None
+        gradient, rest = guide.local_gradient(params.guide, grads.guide)
+        norm = guide.local_norm(gradient)
+        rate = jnp.minimum(step_size, max_norm / jnp.maximum(norm, jnp.finfo(norm.dtype).tiny))
+        step = jax.tree.map(lambda leaf: -rate * leaf, gradient)
+        moved, state = others.update(Params(rest, grads.model), state)
+        return Params(guide.local_step(params.guide, step, moved.guide), moved.model), state
+
+    return optax.GradientTransformationExtraArgs(init, update)
