@@ -16,6 +16,7 @@ import optax
 
 import bbvi
 import models
+from bbvi.infer import automatic
 from models import posteriors
 
 PEER_RATE = 1e-2
@@ -118,7 +119,9 @@ def bbvi_fit(family: str, posterior: Posterior, num_steps: int | None) -> Run:
             posterior.target.log_joint, guide, posterior.x, key=key, progress=False, **steps
         )
         _, each = result.estimator.cost_for(result.problem, result.params, posterior.x)
-        return Approximation(result.sample, result.log_weights, int(result.state.step) * each)
+        scouts = automatic.NUM_STARTS * automatic.NUM_STEPS * automatic.NUM_SAMPLES
+        gradients = int(result.state.step) * each + scouts
+        return Approximation(result.sample, result.log_weights, gradients)
 
     return run
 

@@ -4,7 +4,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from bbvi.diagnostics import log_evidence, monte_carlo_mean, psis_khat
+from bbvi.diagnostics import log_evidence, monte_carlo_mean, psis_khat, smoothed_weights
 
 
 def log_weights(scale, size=4000):
@@ -86,3 +86,20 @@ def test_log_evidence_refuses_what_it_cannot_average():
     logs[:, 1] = -np.inf
     with pytest.raises(ValueError, match="-inf at all 100 draws, in 1 of 2 components"):
         log_evidence(logs)
+
+
+def test_smoothed_weights():
+    weights = smoothed_weights(log_weights(0.8))
+    assert weights.khat == psis_khat(log_weights(0.8))
+    plain = np.exp(log_weights(0.8) - np.max(log_weights(0.8)))
+    plain /= plain.sum()
+    order = np.argsort(plain)
+    np.testing.assert_allclose(weights.probabilities.sum(), 1.0)
+    # All but the largest are as they were, up to the common factor.
+    ratio = (weights.probabilities / plain)[order][: len(plain) // 2]
+    np.testing.assert_allclose(ratio, ratio[0], rtol=1e-6)
+    assert not np.allclose(weights.probabilities[order[-1]] / plain[order[-1]], ratio[0], rtol=1e-3)
+    bad = smoothed_weights(np.r_[np.zeros(199), np.nan])
+    assert bad.khat == np.inf
+    assert np.isnan(bad.probabilities).all()
+    np.testing.assert_allclose(smoothed_weights(np.zeros(200)).probabilities, 1 / 200)

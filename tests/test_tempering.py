@@ -190,6 +190,7 @@ def clusters(x, z):
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("optimized")
 def test_annealing_finds_clusters_from_bad_starts():
     """Of 20 starts all find the five clusters; without annealing 5 end with two at one mean."""
     rng = np.random.default_rng(0)

@@ -123,7 +123,9 @@ def choose_estimator(
       ...     return -0.5 * jnp.sum((x - z["mu"][z["c"]]) ** 2) - 0.5 * jnp.sum(z["mu"] ** 2)
       >>> guide = bbvi.MeanField({"mu": bbvi.Normal((2,)), "c": bbvi.Categorical(2, (3,))})
       >>> x = jnp.array([-1.0, 0.5, 2.0])
-      >>> choice = bbvi.choose_estimator(log_joint, guide, x, key=jax.random.key(0))
+      >>> choice = bbvi.choose_estimator(
+      ...     log_joint, guide, x, key=jax.random.key(0), num_samples=4, num_replicates=200
+      ... )
       >>> of_mu = [m for m in choice.measurements if m.site == "mu"]
       >>> min(of_mu, key=lambda m: m.variance).estimator.is_pathwise
       True

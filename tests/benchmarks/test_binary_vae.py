@@ -63,6 +63,7 @@ def test_resumed_run_is_the_uninterrupted_one(tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", benchmark.ESTIMATORS)
+@pytest.mark.usefixtures("optimized")
 def test_every_estimator_climbs(name, tmp_path):
     options = ["--num-images", "400", "--batch-size", "20", "--steps", "20", "--seconds", "60"]
     benchmark.main(["--estimator", name, "--out", str(tmp_path), *options])

@@ -14,6 +14,7 @@ TINY = benchmark.Run("leave-one-out", ESTIMATOR, "linear", batch_size=20, num_im
 
 
 @pytest.mark.parametrize("network", ["linear", pytest.param("nonlinear", marks=pytest.mark.slow)])
+@pytest.mark.usefixtures("optimized")
 def test_step_by_hand_is_the_same_step(network):
     """After one step Adam's first moments are the gradient, times a constant."""
     run = dataclasses.replace(TINY, network=network)

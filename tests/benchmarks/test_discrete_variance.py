@@ -40,6 +40,7 @@ def test_estimators_accept_the_model(row):
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("optimized")
 def test_enumeration_gives_the_exact_gradient():
     x, at = discrete_variance.points()
     (row,) = (row for row in discrete_variance.ROWS if row.name == "enumeration")
@@ -64,6 +65,7 @@ def exact_score_function_variance(params, x):
     return float((second - first**2).sum(1).mean())
 
 
+@pytest.mark.usefixtures("optimized")
 def test_variance_of_the_score_function_is_the_exact_one():
     """Constants of the model count for every image alike: 35 times as much if for one of them."""
     x, at = discrete_variance.points()
@@ -79,6 +81,7 @@ def test_variance_of_the_score_function_is_the_exact_one():
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("optimized")
 def test_gradients_of_images_are_unbiased_row_by_row():
     x, at = discrete_variance.points()
     (row,) = (row for row in discrete_variance.ROWS if row.name == "leave-one-out")

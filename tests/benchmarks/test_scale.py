@@ -14,6 +14,7 @@ def test_analysis_counts_latents(known):
         assert row["factor_entries"] == 2 * 10 * 9 + 100  # bonds and fields
 
 
+@pytest.mark.usefixtures("optimized")
 def test_steps_of_both_signals_are_timed():
     row = scale.steps(scale.CASES["hidden_markov"], 50, rounds=2)
     assert row["size"] == 50
@@ -22,6 +23,7 @@ def test_steps_of_both_signals_are_timed():
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("optimized")
 def test_quick_run(tmp_path):
     out = tmp_path / "scale.json"
     scale.main(["--quick", "--only", "hidden_markov", "--out", str(out)])

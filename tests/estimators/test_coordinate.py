@@ -163,6 +163,7 @@ def fitted_variance(f, score, weights, num_samples):
     return least, (least + excess / (num_samples - 1)) / num_samples
 
 
+@pytest.mark.usefixtures("optimized")
 def test_variance_of_the_elbo():
     num_samples = 256
     nodes, weights = gauss_hermite()
@@ -180,6 +181,7 @@ def test_variance_of_the_elbo():
     check_variance(gradients, [by_mu[1], by_scale[1]])
 
 
+@pytest.mark.usefixtures("optimized")
 def test_variance_on_a_parabola():
     """f = (z - k)^2: the best coefficients d^2 + 3 s^2 and d^2 + 5 s^2 differ in one block."""
     mu, s, k, num_samples = 1.0, 1.5, -0.7, 256

@@ -377,6 +377,7 @@ def implicit_draws(name):
 
 @jax.debug_key_reuse(False)  # it mistakes the loop of distrax's von Mises sampler for a reuse
 @pytest.mark.parametrize("name", ["beta", "dirichlet", "von_mises"])
+@pytest.mark.usefixtures("optimized")
 def test_implicit_mean_and_variance(name):
     """Of the derivative of a draw, against quadrature."""
     family, params, exact = implicit_draws(name)

@@ -451,6 +451,7 @@ def test_an_overflow_does_not_spoil_the_coefficient():
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["radon", "gaussian_mixture"])
+@pytest.mark.usefixtures("optimized")
 def test_never_worse_than_the_better_signal(name):
     """At the optimum blankets alone lose the cancellation; the coefficient keeps it."""
     target = models.get(name)

@@ -128,3 +128,23 @@ def test_khat_finds_a_guide_that_is_too_narrow():
 def test_bad_arguments_are_refused(call, error, message):
     with pytest.raises(error, match=message):
         call(result())
+
+
+def test_resampled_draws_are_the_posteriors():
+    wide = result(1.4)
+    z = wide.resample(jax.random.key(5), 20_000)
+    assert z["v"].shape == (20_000, 2, 2)
+    assert float(wide.sample(jax.random.key(5), 20_000)["mu"].std()) > 1.35 * SD
+    # Weights of five latents leave some thousand effective draws: errors of about 0.015 sd.
+    assert abs(float(z["mu"].mean()) - MEAN) < 0.08 * SD
+    np.testing.assert_allclose(z["mu"].std(), SD, rtol=0.06)
+    np.testing.assert_allclose(z["v"].std(axis=0), 1.0, rtol=0.06)
+    again = wide.resample(jax.random.key(5), 20_000)
+    np.testing.assert_array_equal(z["mu"], again["mu"])
+
+
+def test_what_weights_cannot_correct_is_refused():
+    with pytest.raises(ValueError, match=r"k-hat is .* above 0.7"):
+        result(0.3).resample(jax.random.key(0), 100)
+    with pytest.raises(ValueError, match="num_samples must be an int >= 1"):
+        result().resample(jax.random.key(0), 0)
