@@ -22,6 +22,7 @@ from bbvi.natural_gradient import natural_gradient
 from bbvi.objectives import Elbo
 from bbvi.problem import Problem
 
+MAX_NATURAL = 256  # beyond, products of D x D matrices would be most of a full-rank step
 NUM_STARTS = 4
 NUM_STEPS = 200
 NOISE_STEPS = 32  # whose noise comes again and again
@@ -46,9 +47,9 @@ def choose_optimizer(
         by_site = dict(estimator.estimators)
         normal = [by_site[name] for name, _ in guide.layout.sites]
         is_pathwise = all(isinstance(one, Reparameterization) for one in normal)
-    if has_batches or not (
-        is_pathwise and guide.has_natural_gradient and problem.objective.is_mean
-    ):
+    is_large = isinstance(guide, FullRank) and guide.layout.size > MAX_NATURAL
+    is_suited = is_pathwise and guide.has_natural_gradient and not is_large
+    if has_batches or not (is_suited and problem.objective.is_mean):
         return default_optimizer(), None
     lowering = Plateau(tolerance=0.3, min_steps=300) if isinstance(guide, FullRank) else None
     return natural_gradient(guide), lowering

@@ -102,10 +102,11 @@ def fit(
 
     With nothing else given: each site gets a valid low-variance estimator. Normal sites that are
     differentiated pathwise take steps of natural gradient (``natural_gradient``), so that units do
-    not matter, and a guide of nothing else starts from the best of a few short runs; everything
-    else, and anything in batches, is left to Adam at 0.05. The rate falls by 4 each time the ELBO
-    levels off, and the run ends when it has levelled off at the smallest rate. The steps run as
-    compiled chunks; a second call with an equal configuration and shapes compiles nothing.
+    not matter, and a guide of nothing else starts from the best of a few short runs. Everything
+    else, and anything in batches or of full rank in more than 256 dimensions, is left to Adam at
+    0.05. The rate falls by 4 each time the ELBO levels off, and the run ends when it has levelled
+    off at the smallest rate. The steps run as compiled chunks; a second call with an equal
+    configuration and shapes compiles nothing.
 
     Args:
       log_joint: ``(x, z) -> []``, pure, for ONE draw z; ``(x, z, theta)`` with ``model_params``.
