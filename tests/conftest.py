@@ -3,12 +3,15 @@
 import os
 from pathlib import Path
 
-# Tests compile thousands of programs and run most of them once, so that little optimisation saves
-# time; with none at all, those that compute take ten times as long. A run with
-# XLA_FLAGS=--xla_cpu_use_fusion_emitters=true compiles as users do.
+# Tests compile thousands of programs and run most of them once, so that no optimisation saves more
+# time than it costs. Tests that compute for long ask for the fixture ``optimized``. A run with
+# XLA_FLAGS= JAX_DISABLE_MOST_OPTIMIZATIONS=0 compiles as users do.
 os.environ.setdefault(
-    "XLA_FLAGS", "--xla_cpu_use_fusion_emitters=false --xla_backend_optimization_level=1"
+    "XLA_FLAGS",
+    "--xla_cpu_use_fusion_emitters=false --xla_backend_optimization_level=1"
+    " --xla_cpu_parallel_codegen_split_count=1",
 )
+os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
 
 import jax
 import numpy as np
@@ -36,6 +39,15 @@ def _fixed_seed():
 def key():
     """The key every test starts from."""
     return jax.random.key(0)
+
+
+@pytest.fixture
+def optimized():
+    """Compiles the programs of one test with optimisation: worth its time where they run long."""
+    before = jax.config.read("jax_disable_most_optimizations")
+    jax.config.update("jax_disable_most_optimizations", False)
+    yield
+    jax.config.update("jax_disable_most_optimizations", before)
 
 
 @pytest.fixture

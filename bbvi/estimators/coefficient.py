@@ -61,7 +61,11 @@ class Coefficient(NamedTuple):
         covariance, variance = sum(jax.tree.leaves(products), jnp.zeros(2)).astype(
             self.covariance.dtype
         )
-        off = jnp.where(self.variance > 0, covariance + self.least_squares() * variance, 0)
+        # A recursive residual (Brown, Durbin and Evans, 1975): where the past says little, as after
+        # controls of the size of rounding, most of what is off is the coefficient's own error.
+        past = jnp.where(self.variance > 0, self.variance, 1)
+        residual = (covariance + self.least_squares() * variance) / jnp.sqrt(1 + variance / past)
+        off = jnp.where(self.variance > 0, residual, 0)
         updated = Coefficient(
             DECAY * self.covariance + covariance,
             DECAY * self.variance + variance,

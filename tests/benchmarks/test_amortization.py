@@ -8,7 +8,6 @@ from benchmarks import amortization
 
 
 @pytest.mark.slow
-@pytest.mark.usefixtures("optimized")
 def test_steps_from_the_network_close_the_gap(tmp_path):
     path = tmp_path / "results.json"
     sizes = ["--num-steps", "100", "--num-seeds", "1", "--num-draws", "1000"]

@@ -121,3 +121,14 @@ def test_initial_sums_have_the_default_dtype(is_double):
     with jax.enable_x64(is_double):
         wanted = jnp.dtype("float64" if is_double else "float32")
         assert {leaf.dtype for leaf in Coefficient.init()} == {wanted}
+
+
+def test_a_step_of_rounding_does_not_spoil_those_after_it(x64):
+    """Its multiple is arbitrary; what later steps are off it is no measure of their error."""
+    gradients, controls = random_steps(300)
+    controls[0] *= 1e-9
+    learned = learn(gradients, controls)
+    without = learn(gradients[1:], controls[1:])
+    assert abs(float(learned.least_squares()) - 0.4) < 0.05
+    np.testing.assert_allclose(learned.error, without.error, rtol=0.3)
+    np.testing.assert_allclose(learned.value(), without.value(), atol=0.02)

@@ -311,6 +311,7 @@ def test_the_elbo_lies_below_the_evidence_by_no_more_than_the_gap(name, gap):
     assert reference.log_evidence - gap - slack < elbo.value < reference.log_evidence + slack
 
 
+@pytest.mark.usefixtures("optimized")
 def test_mean_field_of_a_correlated_gaussian_is_the_one_of_theory():
     # The optimum has the exact means, and variances 1 / diag(precision).
     result, reference, elbo = relative("conjugate_gaussian")

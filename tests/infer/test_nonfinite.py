@@ -31,6 +31,7 @@ def fit(joint=log_joint, x=0.5, **options):
     return bbvi.fit(joint, GUIDE, x, **(settings | options))
 
 
+@pytest.mark.usefixtures("optimized")
 def test_raise_names_the_step_and_the_latent_and_keeps_the_last_good_state():
     with pytest.raises(bbvi.NonFiniteError, match=r"step \d+: .*'tau' in \[.*support") as caught:
         fit()

@@ -157,6 +157,7 @@ def test_guarded_and_unguarded_chunks_agree():
     np.testing.assert_allclose(again, losses, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.usefixtures("optimized")
 def test_a_guarded_chunk_halts_where_it_fails():
     guide = bbvi.MeanField({"mu": bbvi.Normal()})
     x = jnp.array(0.75)

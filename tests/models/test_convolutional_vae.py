@@ -64,6 +64,7 @@ def test_log_joint_is_a_sum_over_images(key):
     assert problem.components(params, x).num_components == 4
 
 
+@pytest.mark.usefixtures("optimized")
 def test_a_short_fit_learns_images_and_not_only_their_mean(key):
     x, test = images("train")[:2000], images("test")[::50]
     result = bbvi.fit(
