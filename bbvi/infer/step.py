@@ -293,14 +293,15 @@ def make_step(
 
     A step whose loss or gradient is not finite leaves the parameters as they were and says so in
     its info. Both functions work under ``jit``, ``vmap`` and ``scan``, and steps give the same
-    numbers as ``fit`` does.
+    numbers as those of ``fit`` with the same optimizer.
 
     Args:
       log_joint: ``(x, z) -> []``, or ``(x, z, theta) -> []`` with learned parameters.
       guide: the variational family.
       estimator: gradient estimator; by default a valid one for each site.
       objective: what is minimised; by default ``Elbo()``.
-      optimizer: any optax optimizer; by default Adam.
+      optimizer: any optax optimizer; by default Adam at 0.05. For Gaussian guides
+        ``natural_gradient(guide)`` is better: it is what ``fit`` takes.
 
     Returns:
       ``init(key, x, params=None, model_params=None) -> FitState`` and
