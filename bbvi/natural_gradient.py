@@ -39,7 +39,7 @@ def natural_gradient(
 
     Raises:
       TypeError: the guide has no Gaussian part with a natural gradient.
-      ValueError: a step size or norm that is not positive.
+      ValueError: a step size or norm that is not positive; from ``update``, no parameters.
 
     Example:
       >>> import bbvi, jax.numpy as jnp
@@ -77,7 +77,8 @@ def natural_gradient(
         grads: Params, state: optax.OptState, params: Params | None = None, **extra: Any
     ) -> tuple[Params, optax.OptState]:
         del extra
-        assert params is not None
+        if params is None:
+            raise ValueError("natural_gradient needs the parameters: update(grads, state, params).")
         gradient, rest = guide.local_gradient(params.guide, grads.guide)
         norm = guide.local_norm(gradient)
         rate = jnp.minimum(step_size, max_norm / jnp.maximum(norm, jnp.finfo(norm.dtype).tiny))

@@ -176,6 +176,15 @@ def test_a_guide_without_a_gaussian_part_is_refused(guide):
         bbvi.natural_gradient(guide)
 
 
+def test_parameters_are_needed():
+    optimizer, params = (
+        bbvi.natural_gradient(GUIDES["full_rank"]),
+        Params(some_params(GUIDES["full_rank"])),
+    )
+    with pytest.raises(ValueError, match="needs the parameters"):
+        optimizer.update(params, optimizer.init(params))
+
+
 @pytest.mark.parametrize("settings", [{"step_size": 0.0}, {"max_norm": -1.0}])
 def test_settings_must_be_positive(settings):
     with pytest.raises(ValueError, match="must be positive"):
