@@ -85,7 +85,9 @@ def best(state: Array) -> Array:
 def learn(state: Array, plain: Array, control: Array) -> Array:
     """Decayed sums of two products, and the error of the first, from how far off each step was."""
     covariance, variance = jnp.vdot(plain, control), jnp.vdot(control, control)
-    off = jnp.where(state[1] > 0, covariance + best(state) * variance, 0)
+    past = jnp.where(state[1] > 0, state[1], 1)
+    residual = (covariance + best(state) * variance) / jnp.sqrt(1 + variance / past)
+    off = jnp.where(state[1] > 0, residual, 0)
     error = jnp.hypot(DECAY * state[2], off)
     return jnp.stack([DECAY * state[0] + covariance, DECAY * state[1] + variance, error])
 

@@ -22,9 +22,8 @@ versions; not to be edited. What was measured, and what it says, is in the
 def section(path: pathlib.Path) -> str:
     """Title, command, tables and picture of one file of results."""
     results = json.loads(path.read_text())
-    if results.get("suite", "speed") in report.SUITES and (
-        "suite" in results or "problems" in results
-    ):
+    suite = results.get("suite", "speed" if "problems" in results else None)
+    if suite in report.SUITES:
         text = report.markdown(results)
     else:
         text = path.with_suffix(".md").read_text()

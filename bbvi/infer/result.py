@@ -165,8 +165,8 @@ class FitResult:
           ...     return 4.0 * z["a"] - jax.numpy.exp(z["a"])
           >>> result = bbvi.fit(log_joint, bbvi.MeanField({"a": bbvi.Normal()}), progress=False)
           >>> draws = result.resample(jax.random.key(1), 10_000)["a"]
-          >>> round(float(draws.mean()), 1)  # digamma(4) = 1.256; the guide's mean is about 1.25
-          1.3
+          >>> 0.515 < float(draws.std()) < 0.55  # it is 0.533; the guide's is 0.5
+          True
 
         References:
           Vehtari, Simpson, Gelman, Yao and Gabry (2024), Pareto Smoothed Importance Sampling.
@@ -179,6 +179,12 @@ class FitResult:
         with jax.debug_key_reuse(False):  # noqa: FBT003 - JAX's own form
             weights = log_weights(self.problem, draw_key, self.params, x, num_draws)
             z = draw(self.problem, draw_key, self.params, x, num_draws)
+        bad = int(jnp.sum(~jnp.isfinite(weights)))
+        if bad:
+            raise ValueError(
+                f"{bad} of {num_draws} log weights are not finite, as where log_joint is -inf: give "
+                "the guide's sites the supports of the latents."
+            )
         smoothed = smoothed_weights(weights)
         if smoothed.khat > 0.7:
             raise ValueError(

@@ -146,5 +146,15 @@ def test_resampled_draws_are_the_posteriors():
 def test_what_weights_cannot_correct_is_refused():
     with pytest.raises(ValueError, match=r"k-hat is .* above 0.7"):
         result(0.3).resample(jax.random.key(0), 100)
+    half = bbvi.fit(
+        lambda x, z: jnp.where(z["a"] > 0, -z["a"], -jnp.inf),
+        bbvi.MeanField({"a": bbvi.Normal()}),
+        optimizer=optax.sgd(0.0),
+        num_steps=1,
+        nonfinite="skip",
+        progress=False,
+    )
+    with pytest.raises(ValueError, match="log weights are not finite"):
+        half.resample(jax.random.key(0), 100)
     with pytest.raises(ValueError, match="num_samples must be an int >= 1"):
         result().resample(jax.random.key(0), 0)
