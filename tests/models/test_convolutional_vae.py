@@ -15,23 +15,32 @@ SMALL = convolutional_vae.autoencoder((4, 8))  # channels; enough for a test, an
 
 def transposed(params, grid):
     """A transposed convolution of stride two: values spread apart, then an ordinary one."""
-    kernel, bias = (np.asarray(params[name], float) for name in ("kernel", "bias"))
+    kernel = np.asarray(params["Dense_0"]["kernel"], float).reshape(grid.shape[2], 4, 4, -1)
     side = 2 * grid.shape[0]
-    spread = np.zeros((side, side, grid.shape[2]))
+    spread = np.zeros((side - 1, side - 1, grid.shape[2]))
     spread[::2, ::2] = grid
-    # Values are 2 apart and kernels 4 wide, so that the first output is one before the first value.
     out = [
-        sum(signal.correlate2d(np.pad(c, ((2, 2), (2, 2))), k) for c, k in pairs)
-        for pairs in (
-            [(spread[..., i], kernel[..., i, j]) for i in range(kernel.shape[2])]
-            for j in range(kernel.shape[3])
-        )
+        sum(signal.convolve2d(spread[..., i], kernel[i, ..., j]) for i in range(grid.shape[2]))
+        for j in range(kernel.shape[3])
     ]
-    return np.stack(out, axis=-1)[3 : 3 + side, 3 : 3 + side] + bias
+    # The first window begins one before the first pixel, and the last ends one behind the last.
+    return np.stack(out, axis=-1)[1:-1, 1:-1] + np.asarray(params["bias"])[0]
 
 
 def silu(h):
     return h * special.expit(h)
+
+
+@pytest.mark.usefixtures("x64")
+def test_windows_make_a_convolution(key):
+    grid_key, kernel_key = jax.random.split(key)
+    grid = jax.random.normal(grid_key, (3, 8, 8, 2))
+    kernel = jax.random.normal(kernel_key, (4, 4, 2, 5))
+    expected = jax.lax.conv_general_dilated(
+        *(grid, kernel, (2, 2), ((1, 1), (1, 1))), dimension_numbers=("NHWC", "HWIO", "NHWC")
+    )
+    actual = convolutional_vae.windows(grid) @ kernel.reshape(32, 5)
+    np.testing.assert_allclose(actual, expected, rtol=1e-12, atol=1e-12)
 
 
 @pytest.mark.usefixtures("x64")
