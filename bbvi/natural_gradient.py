@@ -29,8 +29,8 @@ def natural_gradient(
     few operations per parameter, for ``FullRank`` three products of D x D matrices.
 
     Args:
-      guide: ``MeanField`` with normal sites, ``FullRank`` or ``LowRank`` (which goes by its
-        marginal deviations only).
+      guide: ``MeanField`` with normal sites, ``FullRank``, ``LowRank`` (which goes by its marginal
+        deviations only), or a ``Mixture`` of them.
       step_size: share of the natural gradient taken.
       max_norm: longest step, in those coordinates; of length 1, q moves by about half a nat.
 
@@ -62,7 +62,8 @@ def natural_gradient(
     if not (isinstance(guide, Guide) and guide.has_natural_gradient):
         raise TypeError(
             "natural_gradient needs a MeanField guide with Normal sites, a FullRank or a LowRank "
-            f"guide, got {guide!r}; use an optax optimizer such as optax.adam(0.05)."
+            f"guide or a Mixture of them, got {guide!r}; use an optax optimizer such as "
+            "optax.adam(0.05)."
         )
     for name, value in (("step_size", step_size), ("max_norm", max_norm)):
         if not value > 0:
@@ -85,5 +86,34 @@ def natural_gradient(
         step = jax.tree.map(lambda leaf: -rate * leaf, gradient)
         moved, state = others.update(Params(rest, grads.model), state)
         return Params(guide.local_step(params.guide, step, moved.guide), moved.model), state
+
+    return optax.GradientTransformationExtraArgs(init, update)
+
+
+def in_local_coordinates(
+    guide: Guide, optimizer: optax.GradientTransformation
+) -> optax.GradientTransformationExtraArgs:
+    """An optimizer run in coordinates relative to q, so that units of the latents do not matter.
+
+    For guides with a Gaussian part whose natural gradient is not trusted to be a step by itself.
+
+    Args:
+      guide: one with a natural gradient.
+      optimizer: any optax optimizer that does not read the parameters.
+    """
+
+    def init(params: Params) -> optax.OptState:
+        gradient = guide.local_gradient(params.guide, params.guide)
+        return optimizer.init(Params(gradient, params.model))
+
+    def update(
+        grads: Params, state: optax.OptState, params: Params | None = None, **extra: Any
+    ) -> tuple[Params, optax.OptState]:
+        del extra
+        if params is None:
+            raise ValueError("the optimizer needs the parameters: update(grads, state, params).")
+        gradient = guide.local_gradient(params.guide, grads.guide)
+        moved, state = optimizer.update(Params(gradient, grads.model), state)
+        return Params(guide.local_step(params.guide, *moved.guide), moved.model), state
 
     return optax.GradientTransformationExtraArgs(init, update)

@@ -27,6 +27,7 @@ from bbvi.estimators.rodeo import Rodeo
 from bbvi.estimators.score_function import ScoreFunction
 from bbvi.estimators.stick_breaking import StickBreaking
 from bbvi.estimators.straight_through import StraightThrough
+from bbvi.estimators.stratified import Stratified
 from bbvi.estimators.taylor import TaylorControlVariate
 from bbvi.estimators.unordered_set import UnorderedSet
 from bbvi.estimators.var_grad import VarGrad
@@ -63,6 +64,7 @@ __all__ = [
     "ScoreFunction",
     "StickBreaking",
     "StraightThrough",
+    "Stratified",
     "SurrogateEstimator",
     "TaylorControlVariate",
     "UnorderedSet",

@@ -29,6 +29,7 @@ from bbvi.estimators.rodeo import Rodeo
 from bbvi.estimators.score_function import ScoreFunction
 from bbvi.estimators.stick_breaking import StickBreaking
 from bbvi.estimators.straight_through import StraightThrough
+from bbvi.estimators.stratified import Stratified
 from bbvi.estimators.taylor import TaylorControlVariate
 from bbvi.estimators.unordered_set import UnorderedSet
 from bbvi.estimators.var_grad import VarGrad
@@ -67,6 +68,8 @@ CATALOGUE = (
           "Kingma and Welling 2014"),
     Entry(DoublyReparameterized, SMOOTH, "IWAE, Rényi, chi", "S gradients", "none",
           "Tucker et al. 2019"),
+    Entry(Stratified, "`Mixture` guides, differentiable `log_joint`", "ELBO", "K S gradients",
+          "none", "Morningstar et al. 2021"),
     Entry(TaylorControlVariate, "mean-field normals, twice differentiable `log_joint`", "ELBO",
           "S + 1 gradients, 1 Hessian-vector product", "none", "Miller et al. 2017"),
     Entry(MeasureValued, "normals, gammas, Bernoullis; any `log_joint`", "ELBO",

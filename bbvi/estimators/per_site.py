@@ -26,7 +26,9 @@ from bbvi.estimators.score_function import (
     score_gradient,
     score_init,
 )
+from bbvi.estimators.stratified import Stratified
 from bbvi.estimators.vimco import Vimco
+from bbvi.guides import Mixture, NormalizingFlow
 from bbvi.objectives import ForwardKl, Objective, PowerMean
 from bbvi.problem import Problem, over_draws
 from bbvi.sampling import Independent
@@ -180,8 +182,9 @@ def default_estimator(problem: Problem, params: Params, x: Data) -> Estimator:
     """A valid, low-variance estimator for every site: what ``fit`` uses when none is named.
 
     For the ELBO: pathwise where the site is reparameterized and ``log_joint`` is differentiable in
-    it. Other sites are summed out exactly where their entries are independent given the rest and
-    take few values, else get the Rao-Blackwellized score function. For bounds of several draws:
+    it; for a ``Mixture``, from every component. Other sites are summed out exactly where their
+    entries are independent given the rest and take few values, else get the Rao-Blackwellized score
+    function. For bounds of several draws:
     doubly reparameterized if every site can be, else VIMCO. For the forward divergence:
     reweighted wake-sleep.
 
@@ -191,8 +194,8 @@ def default_estimator(problem: Problem, params: Params, x: Data) -> Estimator:
       x: data, or its shapes.
 
     Returns:
-      For the ELBO ``Reparameterization``, ``LocalExpectation``, ``ScoreFunction``, or ``PerSite``
-      of them; else ``DoublyReparameterized``, ``Vimco``, ``ReweightedWakeSleep``, or, for an
+      For the ELBO ``Reparameterization``, ``Stratified``, ``LocalExpectation``, ``ScoreFunction``,
+      or ``PerSite`` of them; else ``DoublyReparameterized``, ``Vimco``, ``ReweightedWakeSleep``, or, for an
       objective of one's own, ``Reparameterization``.
     """
     usable = problem.pathwise_leaves(params, x)
@@ -205,7 +208,11 @@ def default_estimator(problem: Problem, params: Params, x: Data) -> Estimator:
     if not problem.objective.is_mean:
         return _of_several_draws(problem.objective, is_pathwise=len(pathwise) == len(sites))
     if len(pathwise) == len(sites):
-        return Reparameterization()
+        # A flow can come so close to the posterior that the noise which vanishes there is the most.
+        is_flow = isinstance(problem.guide, NormalizingFlow)
+        return Reparameterization(entropy="stick_the_landing" if is_flow else None)
+    if isinstance(problem.guide, Mixture) and all(usable.values()):
+        return Stratified()
     exact = _worth_summing_out(problem, params, x)
     is_exact = all(site.name in exact or site.name in pathwise for site in sites)
     num_samples = ScoreFunction.num_samples

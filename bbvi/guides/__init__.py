@@ -16,7 +16,9 @@ from bbvi.guides.families import (
     StudentT,
     VonMises,
 )
-from bbvi.guides.gaussian import FullRank, LowRank
+from bbvi.guides.flow import NormalizingFlow
+from bbvi.guides.gaussian import FullRank, LowRank, VectorGuide
+from bbvi.guides.joint_mixture import Mixture
 from bbvi.guides.local import Local
 from bbvi.guides.mean_field import MeanField
 from bbvi.guides.mixture import NormalMixture
@@ -36,11 +38,14 @@ __all__ = [
     "LogNormal",
     "LowRank",
     "MeanField",
+    "Mixture",
     "Normal",
     "NormalMixture",
+    "NormalizingFlow",
     "OneHotCategorical",
     "Product",
     "Site",
     "StudentT",
+    "VectorGuide",
     "VonMises",
 ]

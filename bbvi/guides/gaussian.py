@@ -76,11 +76,10 @@ def standard_normal_entropy(dimension: int) -> float:
     return 0.5 * dimension * (1 + math.log(2 * math.pi))
 
 
-class GaussianGuide(StructuredGuide):
-    """A Gaussian with some covariance structure over the flattened, unconstrained latents."""
+class VectorGuide(StructuredGuide):
+    """A distribution of the flattened, unconstrained latents, drawn from standard normals."""
 
     reparameterized = True
-    has_entropy = True
     has_natural_gradient = True
 
     def __init__(self, sites: PyTree):
@@ -97,10 +96,6 @@ class GaussianGuide(StructuredGuide):
         return (Site(",".join(names), names, type(self).__name__, reparameterized=True),)
 
     @abc.abstractmethod
-    def params_at(self, z: Latents, scale: float = 0.1) -> PyTree:
-        """Parameters with location ``z`` and independent unconstrained deviations ``scale``."""
-
-    @abc.abstractmethod
     def from_mean_field(self, loc: Array, log_scale: Array) -> PyTree:
         """Parameters of (nearly) independent unconstrained normals."""
 
@@ -112,9 +107,10 @@ class GaussianGuide(StructuredGuide):
     def vector_log_prob(self, params: PyTree, u: Array) -> Array:
         """Log density of the unconstrained vector."""
 
-    @abc.abstractmethod
-    def vector_entropy(self, params: PyTree) -> Array:
-        """Entropy of the unconstrained vector."""
+    def params_at(self, z: Latents, scale: float = 0.1) -> PyTree:
+        """Parameters with location ``z`` and independent unconstrained deviations ``scale``."""
+        loc = self.layout.unconstrain(self.unpack(jax.tree.map(jnp.asarray, z)))
+        return self.from_mean_field(loc, jnp.full_like(loc, jnp.log(scale)))
 
     @property
     def noise_size(self) -> int:
@@ -144,6 +140,16 @@ class GaussianGuide(StructuredGuide):
         del x
         u = self.layout.unconstrain(self.unpack(z))
         return self.vector_log_prob(params, u) - self.layout.log_det(u)
+
+
+class GaussianGuide(VectorGuide):
+    """A Gaussian with some covariance structure over the flattened, unconstrained latents."""
+
+    has_entropy = True
+
+    @abc.abstractmethod
+    def vector_entropy(self, params: PyTree) -> Array:
+        """Entropy of the unconstrained vector."""
 
     def site_entropies(self, params: PyTree, x: Data, z: Latents) -> dict[str, Array]:
         u = self.layout.unconstrain(self.unpack(z))
@@ -194,14 +200,6 @@ class FullRank(GaussianGuide):
       Kucukelbir, Tran, Ranganath, Gelman and Blei (2017), Automatic Differentiation Variational
       Inference.
     """
-
-    def params_at(self, z: Latents, scale: float = 0.1) -> PyTree:
-        loc = self.layout.unconstrain(self.unpack(jax.tree.map(jnp.asarray, z)))
-        return {
-            "loc": loc,
-            "log_diagonal": jnp.full_like(loc, jnp.log(scale)),
-            "lower": jnp.zeros((loc.size, loc.size), loc.dtype),
-        }
 
     def from_mean_field(self, loc: Array, log_scale: Array) -> PyTree:
         return {
@@ -259,11 +257,15 @@ class FullRank(GaussianGuide):
         correlated = noise + _strictly_lower(params["lower"]) @ noise
         return params["loc"] + jnp.exp(params["log_diagonal"]) * correlated
 
-    def vector_log_prob(self, params: PyTree, u: Array) -> Array:
+    def noise_at(self, params: PyTree, u: Array) -> Array:
+        """The noise with which ``u`` is drawn: the inverse of ``location``."""
         standardized = (u - params["loc"]) * jnp.exp(-params["log_diagonal"])
-        noise = jax.scipy.linalg.solve_triangular(
+        return jax.scipy.linalg.solve_triangular(
             _strictly_lower(params["lower"]), standardized, lower=True, unit_diagonal=True
         )
+
+    def vector_log_prob(self, params: PyTree, u: Array) -> Array:
+        noise = self.noise_at(params, u)
         return standard_normal_log_prob(noise) - jnp.sum(params["log_diagonal"])
 
     def vector_entropy(self, params: PyTree) -> Array:
@@ -351,6 +353,16 @@ class LowRank(GaussianGuide):
             "log_scale": math.sqrt(0.5) * step["log_scale"],
             "factor": scale[:, None] * step["factor"],
         }
+
+    def full_rank(self, params: PyTree) -> PyTree:
+        """Parameters of the ``FullRank`` guide that is the same Gaussian."""
+        covariance = params["factor"] @ params["factor"].T + jnp.diag(
+            jnp.exp(2 * params["log_scale"])
+        )
+        factor = jnp.linalg.cholesky(covariance)
+        scale = jnp.diag(factor)
+        lower = jnp.tril(factor / scale[:, None], -1)
+        return {"loc": params["loc"], "log_diagonal": jnp.log(scale), "lower": lower}
 
     @staticmethod
     def _scale(params: PyTree) -> Array:

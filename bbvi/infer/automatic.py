@@ -15,10 +15,10 @@ from jax import Array
 
 from bbvi._optimizers import default_optimizer
 from bbvi._types import Data, Key, Params, PyTree
-from bbvi.estimators import Estimator, PerSite, Reparameterization
-from bbvi.guides import FullRank, LowRank, MeanField
+from bbvi.estimators import Estimator, PerSite, Reparameterization, Stratified
+from bbvi.guides import FullRank, MeanField, Mixture, NormalizingFlow, VectorGuide
 from bbvi.infer.stopping import Plateau
-from bbvi.natural_gradient import natural_gradient
+from bbvi.natural_gradient import in_local_coordinates, natural_gradient
 from bbvi.objectives import Elbo
 from bbvi.problem import Problem
 
@@ -30,6 +30,8 @@ NUM_SAMPLES = 8
 MAX_FULL = 32  # beyond, the noise of a full covariance is too much for a short run
 START = math.log(0.1)  # log deviations at the start, of guides too
 WIDTH = 2.0  # starts are uniform on (-2, 2) in unconstrained space, as Stan's are
+FLOW_RATE = 0.01  # of Adam for the couplings of a flow: at 0.05 they oscillate
+MAX_NOVELTY = 10.0  # nats: a mode with less than e^-10 of the mass is not worth a component
 
 
 def choose_optimizer(
@@ -37,22 +39,36 @@ def choose_optimizer(
 ) -> tuple[optax.GradientTransformation, Plateau | None]:
     """Natural gradient where its noise is small: pathwise, of an ELBO of all data; else Adam.
 
+    A flow gets Adam in coordinates relative to q, since far from a Gaussian the natural gradient of
+    its Gaussian part is no longer a step to take.
+
     Returns:
       The optimizer, and when to lower its rate, where that is not as late as when to stop: a step
       that knows how the latents are correlated is done in some 1 / rate steps.
     """
     guide = problem.guide
-    is_pathwise = isinstance(estimator, Reparameterization)
+    family = _family(guide)
+    is_pathwise = isinstance(estimator, Reparameterization | Stratified)
     if isinstance(estimator, PerSite) and isinstance(guide, MeanField):
         by_site = dict(estimator.estimators)
         normal = [by_site[name] for name, _ in guide.layout.sites]
         is_pathwise = all(isinstance(one, Reparameterization) for one in normal)
-    is_large = isinstance(guide, FullRank) and guide.layout.size > MAX_NATURAL
+    is_large = isinstance(family, FullRank) and family.layout.size > MAX_NATURAL
     is_suited = is_pathwise and guide.has_natural_gradient and not is_large
+    if isinstance(family, NormalizingFlow):
+        return in_local_coordinates(guide, flow_optimizer()), None
     if has_batches or not (is_suited and problem.objective.is_mean):
         return default_optimizer(), None
     lowering = Plateau(tolerance=0.3, min_steps=300) if isinstance(guide, FullRank) else None
     return natural_gradient(guide), lowering
+
+
+def flow_optimizer() -> optax.GradientTransformation:
+    """Adam at a rate that a flow's couplings bear, with rare long gradients cut.
+
+    At ten nats a unit, a gradient is that of a draw far out, not of the bound.
+    """
+    return optax.chain(optax.clip_by_global_norm(10.0), optax.adam(FLOW_RATE))
 
 
 def choose_start(
@@ -71,13 +87,14 @@ def choose_start(
 
 def can_scout(problem: Problem, estimator: Estimator) -> bool:
     """Whether ``scout`` can be used: all sites normal, all gradients pathwise."""
-    guide = problem.guide
-    if not isinstance(guide, MeanField | FullRank | LowRank):
+    guide = _family(problem.guide)
+    by = Stratified if isinstance(problem.guide, Mixture) else Reparameterization
+    if not isinstance(guide, MeanField | VectorGuide):
         return False
     is_normal = len(guide.layout.sites) == len(guide.families)
     # Not when the ELBO is annealed: a start near a mode is what that is to prevent.
     is_elbo = problem.objective == Elbo()
-    return is_normal and isinstance(estimator, Reparameterization) and is_elbo
+    return is_normal and isinstance(estimator, by) and is_elbo
 
 
 def scout(problem: Problem, key: Key, params: Params, x: Data) -> Params:
@@ -85,7 +102,8 @@ def scout(problem: Problem, key: Key, params: Params, x: Data) -> Params:
 
     A Gaussian finds location and scale in some hundred steps of natural gradient, whatever their
     units: one of full rank, which strays into fewer lesser modes, or in many dimensions a
-    mean-field one. All runs have the same noise, so that they can be compared.
+    mean-field one. All runs have the same noise, so that they can be compared. The components of a
+    ``Mixture`` start where different runs ended.
 
     Args:
       problem: one that ``can_scout``.
@@ -95,18 +113,27 @@ def scout(problem: Problem, key: Key, params: Params, x: Data) -> Params:
     """
     # NumPy's random numbers: compiling JAX's would take longer than everything else here.
     generator = np.random.default_rng(np.asarray(jax.random.key_data(key)).ravel())
-    size = problem.guide.layout.size  # type: ignore[attr-defined]
-    starts = generator.uniform(-WIDTH, WIDTH, (NUM_STARTS, size))
+    guide: Any = problem.guide
+    size = _family(guide).layout.size
+    num_components = guide.num_components if isinstance(guide, Mixture) else 1
+    num_starts = max(NUM_STARTS, num_components)
+    starts = generator.uniform(-WIDTH, WIDTH, (num_starts, size))
     starts[0] *= 0.05  # where the guide itself would start
     noise = generator.standard_normal((NOISE_STEPS, NUM_SAMPLES, size))
     return _scout(problem, jnp.asarray(starts), jnp.asarray(noise), params, x)
 
 
+def _family(guide: Any) -> Any:
+    """The guide that parameters are found for: that of a mixture's components."""
+    return guide.guide if isinstance(guide, Mixture) else guide
+
+
 @functools.partial(jax.jit, static_argnames="problem")
 def _scout(problem: Problem, starts: Array, noise: Array, params: Params, x: Data) -> Params:
     guide: Any = problem.guide
-    family = FullRank if guide.layout.size <= MAX_FULL else MeanField
-    simple: Any = family(jax.tree.unflatten(guide.treedef, guide.families))
+    wanted = _family(guide)
+    kind = FullRank if wanted.layout.size <= MAX_FULL else MeanField
+    simple: Any = kind(jax.tree.unflatten(wanted.treedef, wanted.families))
     short = Problem(problem.log_joint, simple, problem.objective)
     estimator, optimizer = Reparameterization(NUM_SAMPLES), natural_gradient(simple)
 
@@ -128,9 +155,53 @@ def _scout(problem: Problem, starts: Array, noise: Array, params: Params, x: Dat
         return last.guide, losses[-NOISE_STEPS:].mean()
 
     ends, losses = jax.vmap(run)(starts)
-    best = jax.tree.map(lambda leaf: leaf[jnp.argmin(losses)], ends)
-    if not isinstance(guide, type(simple)):
-        best = guide.from_mean_field(*simple.mean_field(best))
+    if isinstance(guide, Mixture):
+        found = _components(guide, simple, ends, losses, noise[0])
+    else:
+        found = _converted(
+            wanted, simple, jax.tree.map(lambda leaf: leaf[jnp.argmin(losses)], ends)
+        )
     is_found = jnp.isfinite(losses).any()
-    kept = jax.tree.map(functools.partial(jnp.where, is_found), best, params.guide)
+    kept = jax.tree.map(functools.partial(jnp.where, is_found), found, params.guide)
     return params._replace(guide=kept)
+
+
+def _converted(guide: Any, simple: Any, params: PyTree) -> PyTree:
+    """Parameters of the guide from those of a simple Gaussian."""
+    if isinstance(guide, type(simple)):
+        return params
+    if isinstance(guide, NormalizingFlow) and isinstance(simple, FullRank):
+        return guide.from_full_rank(params)
+    return guide.from_mean_field(*simple.mean_field(params))
+
+
+def _components(guide: Mixture, simple: Any, ends: PyTree, losses: Array, noise: Array) -> PyTree:
+    """A mixture of the ends of runs: the best, then those of most mass far from any before.
+
+    A run that ended at a mode taken already gives a component too, moved aside so that it can
+    become another; its mass is shared.
+    """
+    locations, log_scales = jax.vmap(simple.mean_field)(ends)
+    apart = (locations[:, None] - locations[None]) * jnp.exp(-log_scales)[None]
+    # What the log density of run j falls by from its own location to that of run i.
+    novelty = jnp.minimum(0.5 * jnp.sum(apart**2, axis=-1), MAX_NOVELTY)
+    elbos = jnp.where(jnp.isfinite(losses), -losses, -jnp.inf)
+    nearest = jnp.full_like(losses, MAX_NOVELTY)
+    chosen: list[Array] = []
+    components, logits = [], []
+    for k in range(guide.num_components):
+        best = jnp.argmax(elbos + nearest)
+        is_taken = nearest[best] < 1
+        nearest = jnp.minimum(nearest, novelty[:, best])
+        loc, log_scale = locations[best], log_scales[best]
+        end = jax.tree.map(lambda leaf: leaf[best], ends)  # noqa: B023
+        aside = simple.from_mean_field(loc + 0.5 * jnp.exp(log_scale) * noise[k], log_scale)
+        pick = functools.partial(jnp.where, is_taken)
+        components.append(_converted(guide.guide, simple, jax.tree.map(pick, aside, end)))
+        logits.append(elbos[best])
+        chosen.append(best)
+    stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *components)
+    picked = jnp.stack(chosen)
+    is_shared = novelty[picked][:, picked] < 1
+    shared = jnp.stack(logits) - jnp.log(jnp.sum(is_shared, axis=1))
+    return {"logits": jax.nn.log_softmax(shared), "components": stacked}

@@ -11,14 +11,14 @@ import optax
 from jax import Array
 
 from bbvi._types import Data, Key, Latents, LogJoint, Params, PyTree, check_key
-from bbvi.guides import FullRank, LowRank, MeanField
+from bbvi.guides import MeanField, VectorGuide
 from bbvi.guides.gaussian import Layout
 from bbvi.problem import Problem, check_problem
 
 
 def find_mode(
     log_joint: LogJoint,
-    guide: MeanField | FullRank | LowRank,
+    guide: MeanField | VectorGuide,
     x: Data = None,
     *,
     key: Key | None = None,
@@ -63,12 +63,12 @@ def find_mode(
       Zhang, Carpenter, Gelman and Vehtari (2022), Pathfinder: Parallel quasi-Newton variational
       inference.
     """
-    names = tuple(guide.named_families) if isinstance(guide, MeanField | FullRank | LowRank) else ()
+    names = tuple(guide.named_families) if isinstance(guide, MeanField | VectorGuide) else ()
     layout = guide.layout if names else Layout(())
     if not names or len(layout.sites) != len(names):
         raise TypeError(
-            "find_mode needs a MeanField, FullRank or LowRank guide whose sites are all "
-            f"bbvi.Normal (on any support), got {guide!r}."
+            "find_mode needs a MeanField, FullRank, LowRank or NormalizingFlow guide whose sites "
+            f"are all bbvi.Normal (on any support), got {guide!r}."
         )
     problem = Problem(log_joint, guide)
     start_key = check_key(jax.random.key(0) if key is None else key)
