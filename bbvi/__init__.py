@@ -74,6 +74,7 @@ from bbvi.guides import (
     VonMises,
 )
 from bbvi.infer import (
+    Auto,
     Checkpoint,
     FitResult,
     FitState,
@@ -102,6 +103,7 @@ __all__ = [
     "Antithetic",
     "Arm",
     "Arms",
+    "Auto",
     "Baseline",
     "Bernoulli",
     "Beta",

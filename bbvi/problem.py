@@ -61,7 +61,8 @@ class Problem:
     def __post_init__(self) -> None:
         if not isinstance(self.guide, Guide):
             raise TypeError(
-                f"guide must be a bbvi.Guide such as bbvi.MeanField({{...}}), got {self.guide!r}."
+                "guide must be a bbvi.Guide such as bbvi.MeanField({...}), or bbvi.Auto({...}) for "
+                f"fit to choose one, got {self.guide!r}."
             )
         if not isinstance(self.objective, Objective):
             raise TypeError(f"objective must be a bbvi.Objective, got {self.objective!r}.")

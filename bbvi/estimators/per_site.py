@@ -195,8 +195,8 @@ def default_estimator(problem: Problem, params: Params, x: Data) -> Estimator:
 
     Returns:
       For the ELBO ``Reparameterization``, ``Stratified``, ``LocalExpectation``, ``ScoreFunction``,
-      or ``PerSite`` of them; else ``DoublyReparameterized``, ``Vimco``, ``ReweightedWakeSleep``, or, for an
-      objective of one's own, ``Reparameterization``.
+      or ``PerSite`` of them; else ``DoublyReparameterized``, ``Vimco``, ``ReweightedWakeSleep``,
+      or, for an objective of one's own, ``Reparameterization``.
     """
     usable = problem.pathwise_leaves(params, x)
     sites = problem.guide.sites()

@@ -2,14 +2,16 @@
 
 from bbvi.infer.checkpoint import Checkpoint
 from bbvi.infer.fit import NonFiniteError, fit
+from bbvi.infer.ladder import Auto
 from bbvi.infer.loader import Loader
 from bbvi.infer.loop import Progress
 from bbvi.infer.mode import find_mode
-from bbvi.infer.result import FitResult, History, Restarts, format_summary
+from bbvi.infer.result import FitResult, History, Restarts, Rung, format_summary
 from bbvi.infer.step import FitState, StepInfo, make_step
 from bbvi.infer.stopping import Plateau
 
 __all__ = [
+    "Auto",
     "Checkpoint",
     "FitResult",
     "FitState",
@@ -19,6 +21,7 @@ __all__ = [
     "Plateau",
     "Progress",
     "Restarts",
+    "Rung",
     "StepInfo",
     "find_mode",
     "fit",

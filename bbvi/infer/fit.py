@@ -29,6 +29,7 @@ from bbvi.infer.batching import Batching, Source
 from bbvi.infer.checkpoint import Checkpoint, open_store
 from bbvi.infer.chunk import start
 from bbvi.infer.draws import batch_log_weights, select_params
+from bbvi.infer.ladder import Auto, climb
 from bbvi.infer.loader import Loader
 from bbvi.infer.loop import Loop, Progress, final_status
 from bbvi.infer.nonfinite import explain_nonfinite
@@ -74,7 +75,7 @@ class NonFiniteError(FloatingPointError):
 
 def fit(
     log_joint: LogJoint,
-    guide: Guide,
+    guide: Guide | Auto,
     x: Data = None,
     *,
     key: Key | None = None,
@@ -110,7 +111,8 @@ def fit(
 
     Args:
       log_joint: ``(x, z) -> []``, pure, for ONE draw z; ``(x, z, theta)`` with ``model_params``.
-      guide: the variational family; its latents have the structure of z.
+      guide: the variational family; its latents have the structure of z. ``Auto(sites)`` tries
+        richer and richer ones.
       x: data, any pytree of arrays, passed to ``log_joint`` as it is; or a ``Loader`` of batches.
       key: typed key, ``jax.random.key(0)`` by default.
       estimator: gradient estimator, or a dict of them by site.
@@ -165,6 +167,29 @@ def fit(
       Ranganath, Gerrish and Blei (2014), Black Box Variational Inference.
     """
     began = time.perf_counter()
+    if isinstance(guide, Auto):
+        _check_auto(
+            estimator=estimator,
+            objective=objective,
+            optimizer=optimizer,
+            batch_size=batch_size,
+            num_epochs=num_epochs,
+            init_params=init_params,
+            init_state=init_state,
+            checkpoint=checkpoint,
+            num_restarts=num_restarts if num_restarts != 1 else None,
+        )
+        run = functools.partial(
+            fit,
+            num_steps=num_steps,
+            stopping=stopping,
+            trace_fn=trace_fn,
+            callbacks=callbacks,
+            nonfinite=nonfinite,
+            progress=progress,
+        )
+        key = check_key(jax.random.key(0) if key is None else key)
+        return climb(run, log_joint, guide, x, key, model_params, throw=throw)
     _check_options(num_steps, num_restarts, nonfinite, trace_fn, stopping, init_state)
     _check_batches(batch_size, num_epochs, num_steps, x)
     _check_callbacks(callbacks)
@@ -270,6 +295,15 @@ def _check_options(
         raise TypeError(f"stopping must be a bbvi.Plateau, got {stopping!r}.")
     if init_state is not None and not isinstance(init_state, FitState):
         raise TypeError(f"init_state must be the .state of a result, got {init_state!r}.")
+
+
+def _check_auto(**options: Any) -> None:
+    given = [name for name, value in options.items() if value is not None]
+    if given:
+        raise ValueError(
+            f"Auto chooses {', '.join(given)} by itself, for every guide it tries: leave them out, "
+            "or name a guide such as bbvi.FullRank(sites)."
+        )
 
 
 def _check_batches(batch_size: Any, num_epochs: Any, num_steps: Any, x: Any) -> None:

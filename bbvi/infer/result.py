@@ -70,6 +70,26 @@ class Restarts(NamedTuple):
     states: FitState
 
 
+class Rung(NamedTuple):
+    """One guide that ``Auto`` tried.
+
+    Attributes:
+      guide: the guide.
+      status: of its fit.
+      elbo: its bound at fresh draws, in nats.
+      khat: shape of the tail of its importance weights.
+      gap: log mean weight minus mean log weight: what a perfect guide could gain, in nats.
+      seconds: wall-clock time, compilation included.
+    """
+
+    guide: Guide
+    status: str
+    elbo: MonteCarlo
+    khat: float
+    gap: float
+    seconds: float
+
+
 @dataclasses.dataclass(frozen=True, repr=False)
 class FitResult:
     """An approximate posterior, how it was found, and whether to trust it. Print it.
@@ -89,6 +109,7 @@ class FitResult:
       batch_problem: the problem of one batch.
       source: what gave the steps their data. With minibatches ``elbo`` and ``log_weights`` take a
         random batch of it for every draw, and stand for all data.
+      ladder: with ``Auto``, all guides that were tried.
 
     Example:
       >>> import bbvi, jax
@@ -115,6 +136,7 @@ class FitResult:
     detail: str = ""
     batch_problem: Problem | None = None
     source: Source | None = None
+    ladder: tuple[Rung, ...] = ()
 
     @property
     def batching(self) -> Batching | None:
@@ -182,8 +204,8 @@ class FitResult:
         bad = int(jnp.sum(~jnp.isfinite(weights)))
         if bad:
             raise ValueError(
-                f"{bad} of {num_draws} log weights are not finite, as where log_joint is -inf: give "
-                "the guide's sites the supports of the latents."
+                f"{bad} of {num_draws} log weights are not finite, as where log_joint is -inf: "
+                "give the guide's sites the supports of the latents."
             )
         smoothed = smoothed_weights(weights)
         if smoothed.khat > 0.7:

@@ -47,6 +47,9 @@ def verdict(result: FitResult) -> str:
         lines.append(f"skipped  {int(result.state.skipped)} steps that were not finite")
     if result.restarts is not None:
         lines.append(_describe_restarts(result.restarts))
+    if result.ladder:
+        tried = (f"{type(r.guide).__name__} {r.elbo}" for r in result.ladder)
+        lines.append(f"ladder   {', '.join(tried)} nats; the best is kept")
     steps, batching = int(result.state.step), result.batching
     epochs = f" ({steps / batching.steps_per_epoch:.3g} epochs)" if batching else ""
     lines.append(f"run      {steps} steps{epochs} in {result.seconds:.1f} s, {result.estimator!r}")
