@@ -41,6 +41,8 @@ from jax import Array
 from jax.typing import ArrayLike
 from tensorflow_probability.substrates.jax import bijectors as tfb
 
+from bbvi._checks import is_number
+
 __all__ = [
     "Support",
     "cholesky_factor",
@@ -430,10 +432,11 @@ class _CorrelationCholesky(_SquareMatrix):
 
 
 def _bound(value: float, support: str, name: str) -> float:
-    bound = float(value)
-    if not math.isfinite(bound):
-        raise ValueError(f"{support} needs a finite {name} bound, got {bound}.")
-    return bound
+    if isinstance(value, Array) and value.ndim == 0:
+        value = value.item()
+    if not is_number(value):
+        raise ValueError(f"{support} needs a finite number as its {name} bound, got {value!r}.")
+    return float(value)
 
 
 def _inward(bound: float, sign: int, z: Array) -> float:

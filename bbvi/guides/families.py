@@ -15,6 +15,7 @@ from jax.scipy.special import betaln, digamma, ndtri
 from tensorflow_probability.substrates.jax.math import betaincinv
 
 from bbvi import supports
+from bbvi._checks import check_positive
 from bbvi._random import draw_flat
 from bbvi._types import Key, PyTree
 from bbvi.guides.base import check_shape, size
@@ -35,6 +36,7 @@ class Family(abc.ABC):
 
     shape: tuple[int, ...] = ()
     reparameterized: ClassVar[bool] = False
+    support: ClassVar[Support] = supports.real  # of a latent that is not discrete
     num_values: ClassVar[int | None] = None  # K, where an entry takes the values 0..K-1
 
     def __post_init__(self) -> None:
@@ -47,6 +49,22 @@ class Family(abc.ABC):
     @abc.abstractmethod
     def distribution(self, params: PyTree) -> Any:
         """The distrax distribution of the latent; its batch axes are independent entries."""
+
+    @property
+    def values(self) -> str:
+        """What a latent can be, in words."""
+        if self.num_values is not None:
+            kind = "one-hot rows of" if self.event_ndims else "the ints from 0 to"
+            return f"{kind} {self.num_values if self.event_ndims else self.num_values - 1}"
+        return f"finite and in support '{self.support!r}'"
+
+    def contains(self, z: Array) -> Array:
+        """Whether q can be placed at a value."""
+        if self.num_values is None:
+            return self.support.contains(z)
+        if self.event_ndims:
+            return jnp.all((z == 0) | (z == 1)) & jnp.all(jnp.sum(z, axis=-1) == 1)
+        return jnp.all((z == jnp.floor(z)) & (z >= 0) & (z < self.num_values))
 
     def params_at(self, z: Array, scale: float) -> PyTree:
         """Parameters centred at ``z`` with standard deviation about ``scale``, where it has one."""
@@ -105,6 +123,15 @@ class Family(abc.ABC):
             return jnp.sum(self.distribution(params).entropy())
 
 
+def check_support(support: Any, name: str) -> None:
+    """Raise unless a support is one."""
+    if not isinstance(support, Support):
+        raise TypeError(
+            f"{name} support must be one of bbvi.supports, such as bbvi.supports.positive or "
+            f"bbvi.supports.interval(0.0, 1.0), got {support!r}."
+        )
+
+
 def _spread(key: Key, shape: tuple[int, ...]) -> Array:
     """Small random starting values: they break symmetries and tell restarts apart."""
     return 0.1 * jax.random.normal(key, shape)
@@ -119,6 +146,7 @@ class LocationScale(Family):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        check_support(self.support, type(self).__name__)
         self.support.check_shape(self.shape, type(self).__name__)
 
     @property
@@ -308,8 +336,7 @@ class StudentT(LocationScale):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if not self.df > 0:
-            raise ValueError(f"StudentT df must be positive, got {self.df}.")
+        check_positive("StudentT df", self.df)
 
     def standard(self) -> Any:
         return _StandardStudentT(self.df)

@@ -290,7 +290,7 @@ class LowRank(GaussianGuide):
 
     Raises:
       TypeError: a site is not normal.
-      ValueError: the rank is below 1.
+      ValueError: the rank is below 1, or above the number of entries.
 
     Example:
       >>> import bbvi, jax
@@ -309,6 +309,11 @@ class LowRank(GaussianGuide):
         super().__init__(sites)
         if not isinstance(rank, int) or rank < 1:
             raise ValueError(f"LowRank rank must be an int of at least 1, got {rank!r}.")
+        if rank > self.layout.size:
+            raise ValueError(
+                f"LowRank rank must be at most {self.layout.size}, the number of entries of the "
+                f"latents, got {rank}; bbvi.FullRank has all correlations."
+            )
         object.__setattr__(self, "rank", rank)
 
     def __repr__(self) -> str:
@@ -322,7 +327,7 @@ class LowRank(GaussianGuide):
         return params | {"factor": 0.01 * noise}
 
     def params_at(self, z: Latents, scale: float = 0.1) -> PyTree:
-        loc = self.layout.unconstrain(self.unpack(jax.tree.map(jnp.asarray, z)))
+        loc = self.layout.unconstrain(self.values_at(z, scale))
         columns = jnp.eye(loc.size, self.rank, dtype=loc.dtype)
         return {
             "loc": loc,

@@ -16,6 +16,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from bbvi._checks import check_count, is_number
 from bbvi._tree import named_leaves
 from bbvi._types import Data, Params, PyTree
 from bbvi.infer.batching import Source
@@ -70,10 +71,11 @@ class Checkpoint:
     keep: int = 3
 
     def __post_init__(self) -> None:
-        if not self.seconds >= 0:
-            raise ValueError(f"Checkpoint seconds must not be negative, got {self.seconds}.")
-        if not self.keep >= 1:
-            raise ValueError(f"Checkpoint keep must be at least 1, got {self.keep}.")
+        if not isinstance(self.directory, str | os.PathLike):
+            raise TypeError(f"Checkpoint directory must name a folder, got {self.directory!r}.")
+        if not (is_number(self.seconds) and self.seconds >= 0):
+            raise ValueError(f"Checkpoint seconds must be a number >= 0, got {self.seconds!r}.")
+        check_count("Checkpoint keep", self.keep)
 
     @classmethod
     def of(cls, checkpoint: Any) -> Checkpoint:

@@ -248,8 +248,8 @@ def test_a_run_outlives_its_disk(x, tmp_path):
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda folder: bbvi.Checkpoint(folder, seconds=-1.0), "seconds must not be negative"),
-        (lambda folder: bbvi.Checkpoint(folder, keep=0), "keep must be at least 1"),
+        (lambda folder: bbvi.Checkpoint(folder, seconds=-1.0), "seconds must be a number >= 0"),
+        (lambda folder: bbvi.Checkpoint(folder, keep=0), "keep must be an int >= 1"),
         (lambda folder: 3, "must be a folder's name or a bbvi.Checkpoint, got 3"),
         (lambda folder: folder / "file", "must name a folder to write in"),
     ],
