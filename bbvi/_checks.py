@@ -13,6 +13,12 @@ def is_number(value: Any) -> bool:
     return is_real and math.isfinite(value)
 
 
+def is_count(value: Any, least: int = 1) -> bool:
+    """Whether a value is an int of at least ``least``, and not a bool."""
+    is_int = isinstance(value, numbers.Integral) and not isinstance(value, bool)
+    return is_int and value >= least
+
+
 def check_positive(name: str, value: Any) -> None:
     """Raise unless a value is a positive number.
 
@@ -48,6 +54,5 @@ def check_count(name: str, value: Any, least: int = 1) -> None:
       Traceback (most recent call last):
       ValueError: num_steps must be an int >= 1, got 1000.0.
     """
-    is_int = isinstance(value, numbers.Integral) and not isinstance(value, bool)
-    if not (is_int and value >= least):
+    if not is_count(value, least):
         raise ValueError(f"{name} must be an int >= {least}, got {value!r}.")

@@ -14,6 +14,7 @@ Cholesky factor of a correlation matrix. Dirichlet, Wishart and LKJ densities us
 
 Example:
   >>> import jax.numpy as jnp
+import numpy as np
   >>> from bbvi import supports
   >>> supports.simplex.unconstrained_shape((5, 3))
   (5, 2)
@@ -431,9 +432,9 @@ class _CorrelationCholesky(_SquareMatrix):
         return "correlation_cholesky"
 
 
-def _bound(value: float, support: str, name: str) -> float:
-    if isinstance(value, Array) and value.ndim == 0:
-        value = value.item()
+def _bound(value: Any, support: str, name: str) -> float:
+    if jnp.ndim(value) == 0 and hasattr(value, "item"):
+        value = value.item()  # of an array without axes
     if not is_number(value):
         raise ValueError(f"{support} needs a finite number as its {name} bound, got {value!r}.")
     return float(value)

@@ -37,7 +37,7 @@ def check(log_joint, x=None, model_params=None, guide=GUIDE):
         (
             lambda x, z: both(z) + z["w"] @ jnp.ones(3),
             ValueError,
-            r"latents \{.*w: float32\[2\]\}:",
+            r"latents \{.*w: float32\[2\]\} and x \{\}:",
         ),
         (lambda x, z: both(z) + z.w, ValueError, "failed on one draw with latents.*attribute 'w'"),
         (lambda x: 0.0, ValueError, r"called as log_joint\(x, z\), but its signature is \(x\)"),

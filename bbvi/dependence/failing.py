@@ -141,8 +141,8 @@ def _entries(
         at = tuple(0 if n == 1 else i for n, i in zip(array.shape, entry, strict=False))
         return array[at[:rank]]
 
-    given = [None if a is None else here(a) for a in (*pointer.index, pointer.mask)]
-    given = np.broadcast_arrays(*(np.ones(()) if a is None else a for a in given))
+    arrays = [np.ones(()) if a is None else here(a) for a in (*pointer.index, pointer.mask)]
+    given = np.broadcast_arrays(*arrays)
     # An axis of which all is read is gone through for each of the others' entries.
     whole = [range(n) if a is None else None for n, a in zip(shape, pointer.index, strict=True)]
     for extra in np.ndindex(given[-1].shape):

@@ -191,18 +191,19 @@ def _inside(
         jaxpr, consts = called_jaxpr(equation)
     elif name == "cond":
         branch = params["branches"][int(operands[0])]
-        jaxpr, consts, operands, is_tainted = branch.jaxpr, branch.consts, operands[1:], None
+        jaxpr, consts = branch.jaxpr, branch.consts
+        operands, is_tainted = operands[1:], [True] * len(operands[1:])
     elif name == "scan" and params["length"] <= MAX_LOOP_STEPS:
         jaxpr, consts = params["jaxpr"].jaxpr, params["jaxpr"].consts
         step = _failing_step(equation, operands)
         if step is None:
             return None
-        operands, output, is_tainted = *step, None
+        operands, output = step
+        is_tainted = [True] * len(operands)
     else:
         return None
     inlined = inline_calls(jex_core.ClosedJaxpr(jaxpr, list(consts)))
-    marks = [True] * len(operands) if is_tainted is None else is_tainted
-    return _value_origin(inlined.jaxpr, inlined.consts, operands, marks, output)
+    return _value_origin(inlined.jaxpr, inlined.consts, operands, is_tainted, output)
 
 
 def _failing_step(equation: Equation, operands: list[Any]) -> tuple[list[Any], int] | None:
@@ -244,7 +245,8 @@ def gradient_origin(closed: Any, inputs: Sequence[Any], is_latent: Sequence[bool
       ('sqrt', 0.0, True)
     """
     inlined = inline_calls(closed)
-    jaxpr, equations = inlined.jaxpr, []
+    jaxpr = inlined.jaxpr
+    equations: list[Equation] = []
     tainted = tainted_variables(jaxpr, is_latent)
 
     def run(consts: Sequence[Any], inputs: Sequence[Any]) -> list[Any]:

@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from bbvi._checks import check_positive
+from bbvi._checks import check_positive, is_count
 from bbvi._tree import named_leaves
 from bbvi._types import Data, Key, Latents, PyTree, Site
 
@@ -304,9 +304,8 @@ def check_shape(shape: Any, name: str) -> tuple[int, ...]:
             f"{name} shape must be a tuple of ints such as (3,), got {shape!r}. A site has a shape "
             "and no parameters: those are found by fit."
         )
-    for n in shape:
-        if not isinstance(n, numbers.Integral) or isinstance(n, bool) or n < 1:
-            raise ValueError(f"{name} shape must hold positive ints, got {tuple(shape)}.")
+    if not all(is_count(n) for n in shape):
+        raise ValueError(f"{name} shape must hold positive ints, got {tuple(shape)}.")
     return tuple(int(n) for n in shape)
 
 

@@ -36,7 +36,6 @@ class Family(abc.ABC):
 
     shape: tuple[int, ...] = ()
     reparameterized: ClassVar[bool] = False
-    support: ClassVar[Support] = supports.real  # of a latent that is not discrete
     num_values: ClassVar[int | None] = None  # K, where an entry takes the values 0..K-1
 
     def __post_init__(self) -> None:
@@ -51,17 +50,22 @@ class Family(abc.ABC):
         """The distrax distribution of the latent; its batch axes are independent entries."""
 
     @property
+    def domain(self) -> Support:
+        """Where values of a latent that is not discrete are."""
+        return supports.real
+
+    @property
     def values(self) -> str:
         """What a latent can be, in words."""
         if self.num_values is not None:
             kind = "one-hot rows of" if self.event_ndims else "the ints from 0 to"
             return f"{kind} {self.num_values if self.event_ndims else self.num_values - 1}"
-        return f"finite and in support '{self.support!r}'"
+        return f"finite and in support '{self.domain!r}'"
 
     def contains(self, z: Array) -> Array:
         """Whether q can be placed at a value."""
         if self.num_values is None:
-            return self.support.contains(z)
+            return self.domain.contains(z)
         if self.event_ndims:
             return jnp.all((z == 0) | (z == 1)) & jnp.all(jnp.sum(z, axis=-1) == 1)
         return jnp.all((z == jnp.floor(z)) & (z >= 0) & (z < self.num_values))
@@ -148,6 +152,10 @@ class LocationScale(Family):
         super().__post_init__()
         check_support(self.support, type(self).__name__)
         self.support.check_shape(self.shape, type(self).__name__)
+
+    @property
+    def domain(self) -> Support:
+        return self.support
 
     @property
     def event_ndims(self) -> int:
@@ -373,6 +381,10 @@ class Gamma(Family):
 
     reparameterized: ClassVar[bool] = True
 
+    @property
+    def domain(self) -> Support:
+        return supports.positive
+
     def init(self, key: Key) -> PyTree:
         mean = jnp.exp(_spread(key, self.shape))
         return self.params_at(mean, 0.5)
@@ -409,6 +421,10 @@ class Beta(Family):
     """
 
     reparameterized: ClassVar[bool] = True
+
+    @property
+    def domain(self) -> Support:
+        return supports.unit_interval
 
     def init(self, key: Key) -> PyTree:
         spread = _spread(key, (2, *self.shape))
@@ -455,6 +471,10 @@ class Dirichlet(Family):
     @property
     def event_ndims(self) -> int:
         return 1
+
+    @property
+    def domain(self) -> Support:
+        return supports.simplex
 
     def init(self, key: Key) -> PyTree:
         return {"log_concentration": jnp.log(2.0) + _spread(key, self.shape)}

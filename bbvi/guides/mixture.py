@@ -90,6 +90,10 @@ class NormalMixture(Family):
                 "several together; use bbvi.Normal on it."
             )
 
+    @property
+    def domain(self) -> Support:
+        return self.support
+
     def __repr__(self) -> str:
         return (
             f"NormalMixture(num_components={self.num_components}, shape={self.shape}, "

@@ -168,6 +168,7 @@ def fit(
     _check_options(num_steps, num_restarts, nonfinite, trace_fn, stopping, init_state)
     _check_batches(batch_size, num_epochs, num_steps, x)
     _check_callbacks(callbacks)
+    checkpoint = None if checkpoint is None else Checkpoint.of(checkpoint)
     if init_state is not None and init_params is not None:
         raise ValueError("init_state and init_params both say where to start: give one.")
     named = None if optimizer is None else Optimizer.of(optimizer)

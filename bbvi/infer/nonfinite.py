@@ -112,7 +112,8 @@ def _search(
 def _is_like(noise: PyTree, problem: Problem) -> bool:
     """Whether an estimator's noise is that of draws from the guide."""
     wanted = jax.eval_shape(lambda: problem.base_noise(jax.random.key(0), 1))
-    if jax.tree.structure(noise) != jax.tree.structure(wanted):
+    same: Any = jax.tree.structure(wanted)
+    if jax.tree.structure(noise) != same:
         return False
     pairs = zip(jax.tree.leaves(noise), jax.tree.leaves(wanted), strict=True)
     return all(a.shape[1:] == b.shape[1:] and a.dtype == b.dtype for a, b in pairs)

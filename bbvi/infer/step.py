@@ -337,8 +337,9 @@ def make_step(
         return algorithm.init(run_key, x, full)
 
     def step(state: FitState, x: Data = None) -> tuple[FitState, StepInfo]:
-        if not isinstance(state, FitState):
-            got = type(state).__name__
+        given: Any = state
+        if not isinstance(given, FitState):
+            got = type(given).__name__
             raise TypeError(f"step takes (state, x), with a state from init or step, got a {got}.")
         noise = algorithm.draw(state, state.step, x)
         return algorithm.guarded_step(state, x, noise, jnp.zeros((), bool))
