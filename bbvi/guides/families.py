@@ -68,7 +68,7 @@ class Family(abc.ABC):
             return self.domain.contains(z)
         if self.event_ndims:
             return jnp.all((z == 0) | (z == 1)) & jnp.all(jnp.sum(z, axis=-1) == 1)
-        return jnp.all((z == jnp.floor(z)) & (z >= 0) & (z < self.num_values))
+        return jnp.all(jnp.isin(z, jnp.arange(self.num_values)))
 
     def params_at(self, z: Array, scale: float) -> PyTree:
         """Parameters centred at ``z`` with standard deviation about ``scale``, where it has one."""

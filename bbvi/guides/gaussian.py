@@ -109,7 +109,7 @@ class VectorGuide(StructuredGuide):
 
     def params_at(self, z: Latents, scale: float = 0.1) -> PyTree:
         """Parameters with location ``z`` and independent unconstrained deviations ``scale``."""
-        loc = self.layout.unconstrain(self.unpack(jax.tree.map(jnp.asarray, z)))
+        loc = self.layout.unconstrain(self.values_at(z, scale))
         return self.from_mean_field(loc, jnp.full_like(loc, jnp.log(scale)))
 
     @property
@@ -130,7 +130,7 @@ class VectorGuide(StructuredGuide):
     def init(self, key: Key, x: Data) -> PyTree:
         del x
         u = 0.1 * jax.random.normal(key, (self.layout.size,))
-        return self.params_at(self.pack(self.layout.constrain(u)[0]))
+        return self.from_mean_field(u, jnp.full_like(u, jnp.log(0.1)))
 
     def sample(self, noise: PyTree, params: PyTree, x: Data) -> Latents:
         del x

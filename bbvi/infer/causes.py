@@ -44,6 +44,14 @@ def support_of(latents: Sequence[str]) -> str:
     )
 
 
+def takes_constant(origin: Origin) -> bool:
+    """Whether an operation takes a number that is not finite whatever the latents are."""
+    return any(
+        constant and np.issubdtype(array.dtype, np.floating) and not np.isfinite(array).all()
+        for constant, array in zip(origin.constants, origin.operands, strict=True)
+    )
+
+
 def cause_of_value(origin: Origin, latents: Sequence[str]) -> Cause:
     """Why an operation gives NaN or infinity.
 
@@ -54,10 +62,7 @@ def cause_of_value(origin: Origin, latents: Sequence[str]) -> Cause:
     name, operands, value = origin.primitive, origin.operands, origin.value[origin.index]
     given = [origin.at(k) for k in range(len(operands))]
     first = given[0] if given else None
-    if any(
-        constant and np.issubdtype(array.dtype, np.floating) and not np.isfinite(array).all()
-        for constant, array in zip(origin.constants, operands, strict=True)
-    ):
+    if takes_constant(origin):
         if np.isneginf(value):
             return Cause(
                 "The model is -inf here: the guide reaches outside the model's support.",

@@ -16,7 +16,14 @@ from bbvi._types import Data, Latents, Params, PyTree
 from bbvi.dependence.failing import Failure, find_failure
 from bbvi.dependence.origin import Origin
 from bbvi.estimators import Estimate
-from bbvi.infer.causes import TOO_LARGE, Cause, cause_of_gradient, cause_of_value, support_of
+from bbvi.infer.causes import (
+    TOO_LARGE,
+    Cause,
+    cause_of_gradient,
+    cause_of_value,
+    support_of,
+    takes_constant,
+)
 from bbvi.infer.step import Algorithm, FitState
 from bbvi.problem import Problem
 from bbvi.refinement import free_point
@@ -138,12 +145,6 @@ def _about(
         return _told(draws, Cause(reason, remedy))
     wrong = ~np.isfinite(log_p)
     if wrong.any():
-        data = _not_finite(x, "x")
-        if data:
-            name, bad = next(iter(data.items()))
-            reason = f"Data '{name}' holds {bad} entries that are NaN or infinite."
-            remedy = "Remove them, or replace them and mask their terms in log_joint."
-            return _told(f"{wrong.sum()} of {draws}", Cause(reason, remedy))
         head = f"log_joint is {log_p[wrong][0]} at {wrong.sum()} of {draws}"
         return _failure(problem, params, x, z, wrong, head, of_gradient=False)
     if not np.isfinite(log_q).all():
@@ -192,6 +193,12 @@ def _failure(
         cause = cause_of_gradient(failure.origin)
     else:
         cause = cause_of_value(failure.origin, failure.latents)
+        data = _not_finite(x, "x")
+        # Entries of the data that log_joint masks are not to blame.
+        if data and takes_constant(failure.origin):
+            name, bad = next(iter(data.items()))
+            reason = f"Data '{name}' holds {bad} entries that are NaN or infinite."
+            cause = Cause(reason, "Remove them, or replace them and mask their terms in log_joint.")
     return [("draws", head), *_place(failure, failure.origin), *_told("", cause)]
 
 

@@ -115,6 +115,18 @@ def test_data_with_nan_are_named():
         fit(joint, x)
 
 
+def test_masked_data_are_not_to_blame():
+    x = jnp.array([0.0, jnp.nan, 1.0])
+
+    def joint(x, z):
+        is_known = jnp.isfinite(x)
+        terms = norm.logpdf(jnp.where(is_known, x, 0.0), z["other"])
+        return jnp.where(is_known, terms, 0.0).sum() + jnp.log(z["tau"] - 2.0)
+
+    with pytest.raises(bbvi.NonFiniteError, match=r"(?s)log\(-.*negative number.*latent 'tau'"):
+        fit(joint, x)
+
+
 def test_a_run_away_scale_is_explained():
     def joint(x, z):  # unbounded above in tau
         return norm.logpdf(z["other"]) + z["tau"] ** 2
