@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import traceback
 from pathlib import Path
 from typing import Any
@@ -34,14 +35,15 @@ def trace_log_joint(log_joint: LogJoint, x: Data, z: Latents, *model_args: PyTre
       TypeError: it returns a scalar that is not a floating-point number.
     """
     described = shapes(z, "latents")
+    _check_call(log_joint, 2 + len(model_args))
     try:
         closed = jax.make_jaxpr(lambda z, x, *model_args: log_joint(x, z, *model_args))(
             z, x, *model_args
         )
     except KeyError as error:
         raise ValueError(
-            f"log_joint reads latent {error}, which the guide does not have; the latents are "
-            f"{described}."
+            f"log_joint looks up {error}, which there is not; the latents are {described}, and x "
+            f"is {shapes(x, 'x')}. It is called as log_joint(x, z)."
         ) from error
     except VALUE_ERRORS as error:
         raise ValueError(
@@ -53,10 +55,13 @@ def trace_log_joint(log_joint: LogJoint, x: Data, z: Latents, *model_args: PyTre
         ) from error
     except (TypeError, ValueError, AttributeError, IndexError) as error:
         raise ValueError(
-            f"log_joint failed on one draw with latents {described}: {error}"
+            f"log_joint failed on one draw with latents {described} and x {shapes(x, 'x')}: {error}"
         ) from error
     if len(closed.out_avals) != 1:
-        raise ValueError(f"log_joint must return one scalar, got {len(closed.out_avals)} arrays.")
+        raise ValueError(
+            f"log_joint must return one scalar, got {len(closed.out_avals)} arrays; did it return "
+            "at all?"
+        )
     (out,) = closed.out_avals
     if out.shape != ():
         raise ValueError(
@@ -66,6 +71,25 @@ def trace_log_joint(log_joint: LogJoint, x: Data, z: Latents, *model_args: PyTre
     if not jnp.issubdtype(out.dtype, jnp.floating):
         raise TypeError(f"log_joint must return a floating-point scalar, got dtype {out.dtype}.")
     return closed
+
+
+def _check_call(log_joint: Any, num_args: int) -> None:
+    """Raise unless ``log_joint`` is a function that takes so many arguments."""
+    call = "log_joint(x, z)" if num_args == 2 else "log_joint(x, z, theta)"
+    if not callable(log_joint):
+        raise TypeError(f"log_joint must be a function, {call} -> scalar, got {log_joint!r}.")
+    try:
+        signature = inspect.signature(log_joint)
+    except (TypeError, ValueError):
+        return  # of a builtin: the call itself will tell
+    try:
+        signature.bind(*range(num_args))
+    except TypeError as error:
+        hint = " Learned parameters theta are given as model_params."
+        raise ValueError(
+            f"log_joint is called as {call}, but its signature is {signature}: {error}."
+            + (hint if num_args == 2 else " Without theta leave model_params out.")
+        ) from error
 
 
 def _where(error: BaseException) -> str:

@@ -20,6 +20,24 @@ def named_leaves(tree: PyTree, root: str) -> dict[str, Any]:
     }
 
 
+def as_array(name: str, leaf: Any) -> jax.Array:
+    """A leaf of x on the device, or an error that names it."""
+    try:
+        return jnp.asarray(leaf)
+    except (TypeError, ValueError) as error:
+        got = f"dtype {leaf.dtype}" if isinstance(leaf, np.ndarray) else type(leaf).__name__
+        raise TypeError(
+            f"leaf '{name}' of x must be an array of numbers, got {got}. Batches that come from "
+            "an iterator or a DataLoader are given as bbvi.Loader(batches, num_data=N)."
+        ) from error
+
+
+def as_arrays(x: PyTree) -> PyTree:
+    """Data with all leaves on the device, or an error that names one which is no array."""
+    leaves = [as_array(name, leaf) for name, leaf in named_leaves(x, "x").items()]
+    return jax.tree.unflatten(jax.tree.structure(x), leaves)
+
+
 def with_leaf(tree: PyTree, root: str, name: str, leaf: Any) -> PyTree:
     """The tree with the leaf called ``name`` replaced."""
     leaves = named_leaves(tree, root) | {name: leaf}

@@ -203,6 +203,10 @@ def scale_data_terms(
     References:
       Hoffman, Blei, Wang and Paisley (2013), Stochastic Variational Inference.
     """
+    if not callable(log_joint):
+        raise TypeError(f"log_joint must be a function, got {log_joint!r}.")
+    if isinstance(batch, str):
+        raise TypeError(f"batch must be a tuple of names, got {batch!r}: write a comma.")
     names = None if batch is None else tuple(batch)
     return FactorizedLogJoint(
         _DataAndRest(log_joint, names), data_terms=("data",), num_data=num_data, batch=names

@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from bbvi._checks import check_positive
 from bbvi._optimizers import default_optimizer
 from bbvi._types import Params
 from bbvi.guides.base import Guide
@@ -66,8 +67,7 @@ def natural_gradient(
             "optax.adam(0.05)."
         )
     for name, value in (("step_size", step_size), ("max_norm", max_norm)):
-        if not value > 0:
-            raise ValueError(f"natural_gradient {name} must be positive, got {value!r}.")
+        check_positive(f"natural_gradient {name}", value)
     others = default_optimizer()
 
     def init(params: Params) -> optax.OptState:

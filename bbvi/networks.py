@@ -37,6 +37,11 @@ class Network(nn.Module):
         super().__post_init__()
         if self.output is not None:
             _check_sizes((self.output,), f"{type(self).__name__} output")
+        if not callable(self.activation):
+            raise TypeError(
+                f"{type(self).__name__} activation must be a function such as nn.relu, got "
+                f"{self.activation!r}."
+            )
         if self.normalization is not None and not isinstance(self.normalization, nn.Module):
             raise TypeError(
                 f"{type(self).__name__} normalization must be a module such as nn.LayerNorm(), got "

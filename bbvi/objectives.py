@@ -12,6 +12,8 @@ import jax.numpy as jnp
 from jax import Array
 from jax.scipy.special import entr
 
+from bbvi._checks import is_number
+
 
 class Objective(abc.ABC):
     """A loss as a function of the log weights of S independent draws.
@@ -158,7 +160,7 @@ class Renyi(PowerMean):
     def __post_init__(self) -> None:
         if self.alpha == 1:
             raise ValueError("Renyi of order alpha=1 is the ELBO: use Elbo().")
-        if not math.isfinite(self.alpha):
+        if not is_number(self.alpha):
             raise ValueError(f"Renyi alpha must be a finite number, got {self.alpha!r}.")
         check_group_size(self, 2, "with one draw every order is the ELBO: use Elbo()")
 

@@ -59,6 +59,10 @@ class Problem:
     site_weights: tuple[tuple[str, float], ...] = ()
 
     def __post_init__(self) -> None:
+        if not callable(self.log_joint):
+            raise TypeError(
+                f"log_joint must be a function, log_joint(x, z) -> scalar, got {self.log_joint!r}."
+            )
         if not isinstance(self.guide, Guide):
             raise TypeError(
                 "guide must be a bbvi.Guide such as bbvi.MeanField({...}), or bbvi.Auto({...}) for "

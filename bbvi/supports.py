@@ -14,6 +14,7 @@ Cholesky factor of a correlation matrix. Dirichlet, Wishart and LKJ densities us
 
 Example:
   >>> import jax.numpy as jnp
+import numpy as np
   >>> from bbvi import supports
   >>> supports.simplex.unconstrained_shape((5, 3))
   (5, 2)
@@ -40,6 +41,8 @@ import jax.numpy as jnp
 from jax import Array
 from jax.typing import ArrayLike
 from tensorflow_probability.substrates.jax import bijectors as tfb
+
+from bbvi._checks import is_number
 
 __all__ = [
     "Support",
@@ -429,11 +432,12 @@ class _CorrelationCholesky(_SquareMatrix):
         return "correlation_cholesky"
 
 
-def _bound(value: float, support: str, name: str) -> float:
-    bound = float(value)
-    if not math.isfinite(bound):
-        raise ValueError(f"{support} needs a finite {name} bound, got {bound}.")
-    return bound
+def _bound(value: Any, support: str, name: str) -> float:
+    if jnp.ndim(value) == 0 and hasattr(value, "item"):
+        value = value.item()  # of an array without axes
+    if not is_number(value):
+        raise ValueError(f"{support} needs a finite number as its {name} bound, got {value!r}.")
+    return float(value)
 
 
 def _inward(bound: float, sign: int, z: Array) -> float:

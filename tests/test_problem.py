@@ -31,17 +31,17 @@ def check(log_joint, x=None, model_params=None, guide=GUIDE):
         (lambda x, z: z["c"] > 1, TypeError, "floating-point scalar, got dtype bool"),
         (lambda x, z: (both(z), both(z)), ValueError, "must return one scalar, got 2 arrays"),
         (lambda x, z: None, ValueError, "must return one scalar, got 0 arrays"),
-        (lambda x, z: both(z) + z["tau"], ValueError, r"reads latent 'tau'.*\{c: int32\[\], w: fl"),
+        (lambda x, z: both(z) + z["tau"], ValueError, r"looks up 'tau'.*\{c: int32\[\], w: fl"),
         (lambda x, z: z["w"].sum(), ValueError, "log_joint never reads latent 'c'.*flat"),
         (lambda x, z: 0.0, ValueError, "log_joint never reads latent 'c', 'w'"),
         (
             lambda x, z: both(z) + z["w"] @ jnp.ones(3),
             ValueError,
-            r"latents \{.*w: float32\[2\]\}:",
+            r"latents \{.*w: float32\[2\]\} and x \{\}:",
         ),
         (lambda x, z: both(z) + z.w, ValueError, "failed on one draw with latents.*attribute 'w'"),
-        (lambda x: 0.0, ValueError, "failed on one draw.*argument"),
-        (lambda x, z, theta: both(z), ValueError, "failed on one draw.*'theta'"),
+        (lambda x: 0.0, ValueError, r"called as log_joint\(x, z\), but its signature is \(x\)"),
+        (lambda x, z, theta: both(z), ValueError, "called as log_joint.*'theta'.*model_params"),
     ],
 )
 def test_wrong_models_are_refused(log_joint, error, message):

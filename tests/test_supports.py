@@ -358,9 +358,12 @@ def test_shapes_that_exist(support, shape):
     ("make", "message"),
     [
         (lambda: supports.interval(1.0, 1.0), r"needs lower < upper, got \(1.0, 1.0\)"),
-        (lambda: supports.interval(0.0, jnp.inf), "interval needs a finite upper bound, got inf"),
-        (lambda: supports.greater_than(jnp.nan), "greater_than needs a finite lower bound"),
-        (lambda: supports.less_than(-jnp.inf), "less_than needs a finite upper bound"),
+        (
+            lambda: supports.interval(0.0, jnp.inf),
+            "interval needs a finite number as its upper bound, got inf",
+        ),
+        (lambda: supports.greater_than(jnp.nan), "greater_than needs a finite number as its lower"),
+        (lambda: supports.less_than(-jnp.inf), "less_than needs a finite number as its upper"),
     ],
 )
 def test_bad_bounds(make, message):

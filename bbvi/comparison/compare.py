@@ -10,6 +10,7 @@ import jax
 import numpy as np
 from tqdm.auto import tqdm
 
+from bbvi._checks import check_count
 from bbvi._types import Data, Key, LogJoint, Params, PyTree, check_key
 from bbvi.comparison.gate import Exact, Gradient, Judge, check_mean, is_valid, joined_truth
 from bbvi.comparison.replicates import Replicates, Run, joined, replicate, rounds, settle
@@ -117,8 +118,13 @@ def compare_estimators(
       Mohamed, Rosca, Figurnov and Mnih (2020), Monte Carlo Gradient Estimation in Machine Learning;
       Geffner and Domke (2020), A Rule for Gradient Estimator Selection.
     """
-    if num_replicates < 100:
-        raise ValueError(f"num_replicates must be at least 100, got {num_replicates}.")
+    check_count("num_replicates", num_replicates, 100)
+    check_count("num_steps", num_steps)
+    if not (truth is None or isinstance(truth, Estimator) or callable(truth)):
+        raise TypeError(
+            "truth must be an unbiased bbvi.Estimator, or a function that gives the exact "
+            f"gradient, got {truth!r}."
+        )
     key = jax.random.key(0) if key is None else check_key(key)
     start_key, settle_key, draw_key, truth_key = jax.random.split(key, 4)
     problem = Problem(log_joint, guide, objective or Elbo())

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 import jax
 
+from bbvi._checks import check_count
 from bbvi._types import Data, Key, LogJoint, Params, PyTree, check_key
 from bbvi.comparison.gate import is_valid
 from bbvi.comparison.replicates import Run, replicate, rounds, settle
@@ -134,8 +135,9 @@ def choose_estimator(
       Geffner and Domke (2020), A Rule for Gradient Estimator Selection, with an Application to
       Variational Inference.
     """
-    if num_samples < 2:
-        raise ValueError(f"choose_estimator needs num_samples >= 2, got {num_samples}.")
+    check_count("num_samples", num_samples, 2)
+    check_count("num_steps", num_steps)
+    check_count("num_replicates", num_replicates, 2)
     start_key, key = jax.random.split(check_key(key))
     init, step = make_step(log_joint, guide)
     state = init(start_key, x, init_params, model_params)

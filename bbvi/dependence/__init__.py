@@ -12,5 +12,6 @@ In the order in which a log joint passes through them:
 - ``check`` and ``replacements``: the exact check of all that against the log joint itself;
 - ``explain``, with ``findings``, ``advice``, ``widening``, ``describe`` and ``draws``: the same
   for people;
+- ``origin`` and ``failing``: the operation, and the term, that NaN or infinity comes from;
 - ``rows`` and ``row_reads``: the analysis with data rows in the place of latents, for N/B scaling.
 """

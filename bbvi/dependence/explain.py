@@ -8,10 +8,9 @@ from collections.abc import Sequence
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 
 from bbvi._log_joint import trace_log_joint
-from bbvi._tree import is_floating
+from bbvi._tree import as_arrays, is_floating
 from bbvi._types import Data, Latents, LogJoint, PyTree
 from bbvi.dependence.advice import advise
 from bbvi.dependence.describe import axis_name
@@ -139,7 +138,7 @@ def explain(log_joint: LogJoint, x: Data, z: Latents, *model_args: PyTree) -> Ex
     References:
       Ranganath, Gerrish and Blei (2014), Black Box Variational Inference, section 3.
     """
-    x = jax.tree.map(jnp.asarray, x)
+    x = as_arrays(x)
     shapes = jax.eval_shape(lambda: draw_and_sites(x, z)[0])
     trace_log_joint(log_joint, x, shapes, *model_args)
     terms, latents, unused = find(Model(log_joint, x, shapes, model_args))

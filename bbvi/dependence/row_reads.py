@@ -9,7 +9,7 @@ from typing import NamedTuple
 import numpy as np
 from jax import Array
 
-from bbvi._tree import named_leaves
+from bbvi._tree import named_leaves, shapes
 from bbvi._types import Data, Latents
 from bbvi.dependence.analysis import Value, constant
 from bbvi.dependence.pointers import Pointer, is_concrete, same
@@ -42,6 +42,11 @@ def batch_of(x: Data, names: Sequence[str] | None) -> Batch:
         raise ValueError(f"batch names {unknown}, but the leaves of x are {list(leaves)}.")
     chosen = leaves if names is None else {name: leaves[name] for name in names}
     sizes = {name: np.shape(leaf)[0] for name, leaf in chosen.items() if np.ndim(leaf)}
+    if not sizes:
+        raise ValueError(
+            f"x holds no rows to take batches of: {shapes(x, 'x')}; give arrays whose leading axis "
+            "is over the data."
+        )
     if len(set(sizes.values())) != 1:
         raise ValueError(
             "the leaves of x must share one leading axis, over the rows of the batch, got sizes "

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from collections.abc import Iterable
 from typing import ClassVar, NamedTuple
 
 import jax
@@ -104,7 +105,10 @@ class Enumeration(DiscreteEstimator):
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.sites is not None:
-            names = (self.sites,) if isinstance(self.sites, str) else tuple(self.sites)
+            names = (self.sites,) if isinstance(self.sites, str) else self.sites
+            if not isinstance(names, Iterable):
+                raise TypeError(f"Enumeration sites must be names of sites, got {names!r}.")
+            names = tuple(names)
             object.__setattr__(self, "sites", names)
 
     @property

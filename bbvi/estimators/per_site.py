@@ -79,6 +79,11 @@ class PerSite(Estimator):
     takes_site_weights: ClassVar[bool] = True
 
     def __init__(self, estimators: Mapping[str, SiteEstimator]):
+        if not isinstance(estimators, Mapping):
+            raise TypeError(
+                "PerSite takes a dict of estimators by site, such as {'w': "
+                f"bbvi.Reparameterization()}}, got {estimators!r}."
+            )
         if not estimators:
             raise ValueError("PerSite needs an estimator for every site, got none.")
         kinds = get_args(SiteEstimator)
@@ -103,7 +108,9 @@ class PerSite(Estimator):
         sites = {site.name: site for site in problem.guide.sites()}
         if sorted(sites) != sorted(name for name, _ in self.estimators):
             got = sorted(name for name, _ in self.estimators)
-            raise ValueError(f"estimator names sites {got}, the guide's are {sorted(sites)}.")
+            raise ValueError(
+                f"estimator names sites {got}, the guide's are {sorted(sites)}: name each of them."
+            )
         for estimator in self._of(Reparameterization).values():
             check_entropy(estimator, problem)
         check_pathwise(problem, params, x, list(self._of(Reparameterization)))

@@ -5,13 +5,15 @@ from __future__ import annotations
 import abc
 import dataclasses
 import math
-from collections.abc import Iterable
+import numbers
+from collections.abc import Iterable, Sequence
 from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
 from jax import Array
 
+from bbvi._checks import check_positive, is_count
 from bbvi._tree import named_leaves
 from bbvi._types import Data, Key, Latents, PyTree, Site
 
@@ -224,9 +226,17 @@ class StructuredGuide(Guide):
     treedef: Any
 
     def __init__(self, sites: PyTree, is_family: type):
-        leaves, treedef = jax.tree.flatten(sites, is_leaf=lambda s: isinstance(s, is_family))
-        names = list(named_leaves(jax.tree.unflatten(treedef, range(len(leaves))), "latents"))
-        for name, leaf in zip(names, leaves, strict=True):
+        try:
+            leaves, treedef = jax.tree.flatten(sites, is_leaf=lambda s: isinstance(s, is_family))
+        except ValueError as error:  # keys that cannot be sorted
+            raise TypeError(
+                f"{type(self).__name__} needs the names of its sites to be strings, got {sites!r}."
+            ) from error
+        # What a site is made of has no names: a distribution of another library may be a pytree.
+        numbered = jax.tree.unflatten(treedef, range(len(leaves)))
+        named = {number: name for name, number in named_leaves(numbered, "latents").items()}
+        for number, leaf in enumerate(leaves):
+            name = named.get(number, "latents")
             if not isinstance(leaf, is_family):
                 raise TypeError(
                     f"{type(self).__name__} got {leaf!r} for latent '{name}'; expected a site such "
@@ -264,18 +274,39 @@ class StructuredGuide(Guide):
                 )
         return values
 
+    def values_at(self, z: Latents, scale: Any) -> dict[str, Array]:
+        """Values by name for ``params_at``; an error names one that the guide cannot be at."""
+        if not isinstance(scale, jax.Array):
+            check_positive("params_at scale", scale)
+        try:
+            values = self.unpack(jax.tree.map(jnp.asarray, z))
+        except TypeError as error:
+            raise TypeError(f"latents must be arrays of numbers, got {z!r}.") from error
+        for name, family in self.named_families.items():
+            is_known = not isinstance(values[name], jax.core.Tracer)
+            if is_known and not bool(family.contains(values[name])):
+                raise ValueError(
+                    f"latent '{name}' cannot be placed at {values[name]}: its values under "
+                    f"{family!r} are {family.values}."
+                )
+        return values
+
     def __repr__(self) -> str:
         return f"{type(self).__name__}({jax.tree.unflatten(self.treedef, self.families)!r})"
 
 
 def check_shape(shape: Any, name: str) -> tuple[int, ...]:
     """``shape`` as a tuple of non-negative ints, or an error that says how to write it."""
-    if isinstance(shape, int):
+    if isinstance(shape, numbers.Integral):
         raise TypeError(f"{name} shape must be a tuple, got {shape!r}; write ({shape},).")
-    shape = tuple(shape)
-    if not all(isinstance(n, int) and n > 0 for n in shape):
-        raise ValueError(f"{name} shape must hold positive ints, got {shape}.")
-    return shape
+    if not isinstance(shape, Sequence) or isinstance(shape, str):
+        raise TypeError(
+            f"{name} shape must be a tuple of ints such as (3,), got {shape!r}. A site has a shape "
+            "and no parameters: those are found by fit."
+        )
+    if not all(is_count(n) for n in shape):
+        raise ValueError(f"{name} shape must hold positive ints, got {tuple(shape)}.")
+    return tuple(int(n) for n in shape)
 
 
 def size(shape: tuple[int, ...]) -> int:

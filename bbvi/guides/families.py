@@ -15,6 +15,7 @@ from jax.scipy.special import betaln, digamma, ndtri
 from tensorflow_probability.substrates.jax.math import betaincinv
 
 from bbvi import supports
+from bbvi._checks import check_positive
 from bbvi._random import draw_flat
 from bbvi._types import Key, PyTree
 from bbvi.guides.base import check_shape, size
@@ -47,6 +48,27 @@ class Family(abc.ABC):
     @abc.abstractmethod
     def distribution(self, params: PyTree) -> Any:
         """The distrax distribution of the latent; its batch axes are independent entries."""
+
+    @property
+    def domain(self) -> Support:
+        """Where values of a latent that is not discrete are."""
+        return supports.real
+
+    @property
+    def values(self) -> str:
+        """What a latent can be, in words."""
+        if self.num_values is not None:
+            kind = "one-hot rows of" if self.event_ndims else "the ints from 0 to"
+            return f"{kind} {self.num_values if self.event_ndims else self.num_values - 1}"
+        return f"finite and in support '{self.domain!r}'"
+
+    def contains(self, z: Array) -> Array:
+        """Whether q can be placed at a value."""
+        if self.num_values is None:
+            return self.domain.contains(z)
+        if self.event_ndims:
+            return jnp.all((z == 0) | (z == 1)) & jnp.all(jnp.sum(z, axis=-1) == 1)
+        return jnp.all(jnp.isin(z, jnp.arange(self.num_values)))
 
     def params_at(self, z: Array, scale: float) -> PyTree:
         """Parameters centred at ``z`` with standard deviation about ``scale``, where it has one."""
@@ -105,6 +127,15 @@ class Family(abc.ABC):
             return jnp.sum(self.distribution(params).entropy())
 
 
+def check_support(support: Any, name: str) -> None:
+    """Raise unless a support is one."""
+    if not isinstance(support, Support):
+        raise TypeError(
+            f"{name} support must be one of bbvi.supports, such as bbvi.supports.positive or "
+            f"bbvi.supports.interval(0.0, 1.0), got {support!r}."
+        )
+
+
 def _spread(key: Key, shape: tuple[int, ...]) -> Array:
     """Small random starting values: they break symmetries and tell restarts apart."""
     return 0.1 * jax.random.normal(key, shape)
@@ -119,7 +150,12 @@ class LocationScale(Family):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        check_support(self.support, type(self).__name__)
         self.support.check_shape(self.shape, type(self).__name__)
+
+    @property
+    def domain(self) -> Support:
+        return self.support
 
     @property
     def event_ndims(self) -> int:
@@ -308,8 +344,7 @@ class StudentT(LocationScale):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if not self.df > 0:
-            raise ValueError(f"StudentT df must be positive, got {self.df}.")
+        check_positive("StudentT df", self.df)
 
     def standard(self) -> Any:
         return _StandardStudentT(self.df)
@@ -345,6 +380,10 @@ class Gamma(Family):
     """
 
     reparameterized: ClassVar[bool] = True
+
+    @property
+    def domain(self) -> Support:
+        return supports.positive
 
     def init(self, key: Key) -> PyTree:
         mean = jnp.exp(_spread(key, self.shape))
@@ -382,6 +421,10 @@ class Beta(Family):
     """
 
     reparameterized: ClassVar[bool] = True
+
+    @property
+    def domain(self) -> Support:
+        return supports.unit_interval
 
     def init(self, key: Key) -> PyTree:
         spread = _spread(key, (2, *self.shape))
@@ -428,6 +471,10 @@ class Dirichlet(Family):
     @property
     def event_ndims(self) -> int:
         return 1
+
+    @property
+    def domain(self) -> Support:
+        return supports.simplex
 
     def init(self, key: Key) -> PyTree:
         return {"log_concentration": jnp.log(2.0) + _spread(key, self.shape)}

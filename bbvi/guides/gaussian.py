@@ -109,7 +109,7 @@ class VectorGuide(StructuredGuide):
 
     def params_at(self, z: Latents, scale: float = 0.1) -> PyTree:
         """Parameters with location ``z`` and independent unconstrained deviations ``scale``."""
-        loc = self.layout.unconstrain(self.unpack(jax.tree.map(jnp.asarray, z)))
+        loc = self.layout.unconstrain(self.values_at(z, scale))
         return self.from_mean_field(loc, jnp.full_like(loc, jnp.log(scale)))
 
     @property
@@ -130,7 +130,7 @@ class VectorGuide(StructuredGuide):
     def init(self, key: Key, x: Data) -> PyTree:
         del x
         u = 0.1 * jax.random.normal(key, (self.layout.size,))
-        return self.params_at(self.pack(self.layout.constrain(u)[0]))
+        return self.from_mean_field(u, jnp.full_like(u, jnp.log(0.1)))
 
     def sample(self, noise: PyTree, params: PyTree, x: Data) -> Latents:
         del x
@@ -290,7 +290,7 @@ class LowRank(GaussianGuide):
 
     Raises:
       TypeError: a site is not normal.
-      ValueError: the rank is below 1.
+      ValueError: the rank is below 1, or above the number of entries.
 
     Example:
       >>> import bbvi, jax
@@ -309,6 +309,11 @@ class LowRank(GaussianGuide):
         super().__init__(sites)
         if not isinstance(rank, int) or rank < 1:
             raise ValueError(f"LowRank rank must be an int of at least 1, got {rank!r}.")
+        if rank > self.layout.size:
+            raise ValueError(
+                f"LowRank rank must be at most {self.layout.size}, the number of entries of the "
+                f"latents, got {rank}; bbvi.FullRank has all correlations."
+            )
         object.__setattr__(self, "rank", rank)
 
     def __repr__(self) -> str:
@@ -322,7 +327,7 @@ class LowRank(GaussianGuide):
         return params | {"factor": 0.01 * noise}
 
     def params_at(self, z: Latents, scale: float = 0.1) -> PyTree:
-        loc = self.layout.unconstrain(self.unpack(jax.tree.map(jnp.asarray, z)))
+        loc = self.layout.unconstrain(self.values_at(z, scale))
         columns = jnp.eye(loc.size, self.rank, dtype=loc.dtype)
         return {
             "loc": loc,

@@ -107,7 +107,7 @@ class MeanField(StructuredGuide):
         Returns:
           Parameters to pass to ``fit(..., init_params=...)``.
         """
-        values = self.unpack(jax.tree.map(jnp.asarray, z))
+        values = self.values_at(z, scale)
         return self.from_site_params(
             {n: f.params_at(values[n], scale) for n, f in self.named_families.items()}
         )

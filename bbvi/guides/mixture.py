@@ -14,7 +14,7 @@ from jax.scipy.stats import norm
 from bbvi import supports
 from bbvi._random import draw_flat
 from bbvi._types import Key, PyTree
-from bbvi.guides.families import Family
+from bbvi.guides.families import Family, check_support
 from bbvi.supports import Support
 
 
@@ -83,11 +83,16 @@ class NormalMixture(Family):
             raise ValueError(
                 f"NormalMixture needs num_components >= 1 as an int, got {self.num_components!r}."
             )
+        check_support(self.support, "NormalMixture")
         if self.support.event_ndims:
             raise ValueError(
                 f"NormalMixture has independent entries, and support '{self.support!r}' constrains "
                 "several together; use bbvi.Normal on it."
             )
+
+    @property
+    def domain(self) -> Support:
+        return self.support
 
     def __repr__(self) -> str:
         return (

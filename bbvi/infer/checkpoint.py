@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import json
 import os
 import re
 import time
@@ -16,6 +17,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from bbvi._checks import check_count, is_number
 from bbvi._tree import named_leaves
 from bbvi._types import Data, Params, PyTree
 from bbvi.infer.batching import Source
@@ -70,10 +72,11 @@ class Checkpoint:
     keep: int = 3
 
     def __post_init__(self) -> None:
-        if not self.seconds >= 0:
-            raise ValueError(f"Checkpoint seconds must not be negative, got {self.seconds}.")
-        if not self.keep >= 1:
-            raise ValueError(f"Checkpoint keep must be at least 1, got {self.keep}.")
+        if not isinstance(self.directory, str | os.PathLike):
+            raise TypeError(f"Checkpoint directory must name a folder, got {self.directory!r}.")
+        if not (is_number(self.seconds) and self.seconds >= 0):
+            raise ValueError(f"Checkpoint seconds must be a number >= 0, got {self.seconds!r}.")
+        check_count("Checkpoint keep", self.keep)
 
     @classmethod
     def of(cls, checkpoint: Any) -> Checkpoint:
@@ -126,6 +129,7 @@ class Store:
             "since": position.since,
             "status": position.status,
         }
+        rest["checksum"] = _checksum(rest)  # Orbax has one of arrays, but not of these
         items = self.args.Composite(
             arrays=self.args.StandardSave(_numbered(arrays)), rest=self.args.JsonSave(rest)
         )
@@ -152,6 +156,8 @@ class Store:
         for step in steps:
             try:
                 rest = self._read(step, rest=self.args.JsonRestore())["rest"]
+                if rest.pop("checksum", None) != _checksum(rest):
+                    raise ValueError("its description is damaged")
                 difference = self._difference(rest["about"])
                 position = None if difference else self._position(step, rest)
             except Exception as error:  # of any kind: a damaged file may hold anything
@@ -200,6 +206,10 @@ class Store:
         return Position(state, record, first, rest["done"], rest["since"], rest["status"])
 
 
+def _checksum(rest: dict[str, Any]) -> int:
+    return zlib.crc32(json.dumps(rest, sort_keys=True).encode())
+
+
 def _as_array(stored: np.ndarray, like: jax.Array) -> jax.Array:
     if _is_key(like):
         return jax.random.wrap_key_data(jnp.asarray(stored), impl=jax.random.key_impl(like))
@@ -223,7 +233,7 @@ def _numbered(arrays: list[np.ndarray]) -> dict[str, np.ndarray]:
 
 
 def open_store(
-    checkpoint: Any,
+    checkpoint: Checkpoint,
     problem: Problem,
     algorithm: Algorithm,
     source: Source,
@@ -233,14 +243,13 @@ def open_store(
     """The checkpoints of a run, which is described so that another is told from it.
 
     Args:
-      checkpoint: a folder, or a ``Checkpoint``.
+      checkpoint: where.
       problem: that of all data.
       algorithm: what a step does.
       source: what gives steps their data.
       state: before the first step.
       params: those of one run, and where there are batches of the rows of one.
     """
-    checkpoint = Checkpoint.of(checkpoint)
     one = jax.eval_shape(
         lambda: jax.tree.map(lambda leaf: leaf[0], state) if state.rate.ndim else state
     )

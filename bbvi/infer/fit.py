@@ -193,6 +193,9 @@ def fit(
     _check_options(num_steps, num_restarts, nonfinite, trace_fn, stopping, init_state)
     _check_batches(batch_size, num_epochs, num_steps, x)
     _check_callbacks(callbacks)
+    checkpoint = None if checkpoint is None else Checkpoint.of(checkpoint)
+    if init_state is not None and init_params is not None:
+        raise ValueError("init_state and init_params both say where to start: give one.")
     named = None if optimizer is None else Optimizer.of(optimizer)
     problem, is_batched = Problem(log_joint, guide, objective or Elbo()), num_restarts > 1
     keys = jax.random.split(check_key(jax.random.key(0) if key is None else key), 4)
@@ -216,7 +219,9 @@ def fit(
     own, lowering = choose_optimizer(problem, resolved, has_batches=has_batches)
     chosen = named or Optimizer.of(own)
     if named is None and init_state is None and init_params is None and not has_batches:
-        params = choose_start(problem, resolved, keys[3], params, x, num_restarts)
+        params = choose_start(problem, resolved, keys[3], params, source.x, num_restarts)
+    if named is not None and not has_batches:
+        _check_optimizer(named, *abstract(one))
     algorithm = Algorithm(small, resolved, chosen, nonfinite, trace_fn, batching)
 
     begin = 0 if init_state is None else int(np.max(init_state.step))
@@ -266,8 +271,8 @@ def fit(
     )
     if status == "nonfinite" and nonfinite == "raise" and throw:
         raise NonFiniteError(
-            f"{detail} The last good state is in this error's .result; nonfinite='skip' leaves "
-            "such steps out.",
+            f"{detail}\n  state  The last good state is in this error's .result; nonfinite='skip' "
+            "leaves such steps out.",
             result,
         )
     if loop.error is not None and throw:
@@ -294,7 +299,8 @@ def _check_options(
     if stopping is not None and not isinstance(stopping, Plateau):
         raise TypeError(f"stopping must be a bbvi.Plateau, got {stopping!r}.")
     if init_state is not None and not isinstance(init_state, FitState):
-        raise TypeError(f"init_state must be the .state of a result, got {init_state!r}.")
+        got = type(init_state).__name__
+        raise TypeError(f"init_state must be the .state of a result, result.state, got a {got}.")
 
 
 def _check_auto(**options: Any) -> None:
@@ -343,6 +349,24 @@ def _prepare(
     check_site_weights(resolved, problem)
     resolved.validate(problem, params, x)
     return resolved
+
+
+@functools.lru_cache(maxsize=1024)
+def _check_optimizer(optimizer: Optimizer, treedef: Any, shapes: tuple[Any, ...]) -> None:
+    """Raise an error that names the optimizer if it fails on parameters of these shapes."""
+    transformation = optimizer.transformation
+
+    def update(params: Params) -> PyTree:
+        extra = {"value": jnp.zeros(()), "fit_step": jnp.zeros((), jnp.int32)}
+        return transformation.update(params, transformation.init(params), params, **extra)
+
+    try:
+        jax.eval_shape(update, jax.tree.unflatten(treedef, shapes))
+    except (TypeError, ValueError, AttributeError, KeyError) as error:
+        raise TypeError(
+            f"optimizer fails on the parameters to be trained: {error} Check what it was made "
+            "with: a learning rate must be a number, or a function of the step."
+        ) from error
 
 
 def _initial(

@@ -8,10 +8,9 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
-from bbvi._tree import named_leaves
+from bbvi._tree import as_array, named_leaves
 from bbvi._types import Data
 
 END = object()
@@ -75,7 +74,15 @@ class Loader:
             raise ValueError(f"num_data must be an int >= 2, got {self.num_data!r}.")
 
     def __iter__(self) -> Iterator[Data]:
-        return iter(self.batches if isinstance(self.batches, Iterable) else self.batches())
+        if isinstance(self.batches, Iterable):
+            return iter(self.batches)
+        try:
+            return iter(self.batches())
+        except TypeError as error:
+            raise TypeError(
+                "batches must be a function of no arguments that returns an iterator, got "
+                f"{self.batches!r}: {error}."
+            ) from error
 
 
 class Batches:
@@ -214,15 +221,3 @@ def _check_first(loader: Loader, leaves: dict[str, np.ndarray]) -> int:
                 f"[{size}]; the first batch holds {_describe(leaves)}."
             )
     return size
-
-
-def as_array(name: str, leaf: Any) -> jax.Array:
-    """A leaf of x on the device, or an error that names it."""
-    try:
-        return jnp.asarray(leaf)
-    except TypeError as error:
-        got = f"dtype {leaf.dtype}" if isinstance(leaf, np.ndarray) else type(leaf).__name__
-        raise TypeError(
-            f"leaf '{name}' of x must be an array of numbers, got {got}. Batches that come from "
-            "an iterator or a DataLoader are given as bbvi.Loader(batches, num_data=N)."
-        ) from error

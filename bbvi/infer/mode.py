@@ -10,6 +10,8 @@ import jax.numpy as jnp
 import optax
 from jax import Array
 
+from bbvi._checks import check_count
+from bbvi._tree import as_arrays
 from bbvi._types import Data, Key, Latents, LogJoint, Params, PyTree, check_key
 from bbvi.guides import MeanField, VectorGuide
 from bbvi.guides.gaussian import Layout
@@ -63,6 +65,7 @@ def find_mode(
       Zhang, Carpenter, Gelman and Vehtari (2022), Pathfinder: Parallel quasi-Newton variational
       inference.
     """
+    check_count("num_steps", num_steps)
     names = tuple(guide.named_families) if isinstance(guide, MeanField | VectorGuide) else ()
     layout = guide.layout if names else Layout(())
     if not names or len(layout.sites) != len(names):
@@ -73,7 +76,7 @@ def find_mode(
     problem = Problem(log_joint, guide)
     start_key = check_key(jax.random.key(0) if key is None else key)
     params = problem.init(start_key, x, model_params)
-    x = jax.tree.map(jnp.asarray, x)
+    x = as_arrays(x)
     check_problem(problem, params, x)
     u = 0.1 * jax.random.normal(jax.random.fold_in(start_key, 1), (layout.size,))
     best, value = _minimize(problem, layout, u, params, x, num_steps)

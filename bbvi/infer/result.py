@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import functools
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -435,6 +436,8 @@ def format_summary(summary: dict[str, dict[str, float]], max_rows: int = 40) -> 
               mean      sd      5%     50%     95%
       mu         1     0.5     0.2       1     1.8
     """
+    if not (isinstance(summary, Mapping) and all(isinstance(r, Mapping) for r in summary.values())):
+        raise TypeError(f"format_summary takes what FitResult.summary returned, got {summary!r}.")
     columns = list(next(iter(summary.values())))
     width = max(len(name) for name in summary)
     lines = [" " * width + "".join(f"{column:>8}" for column in columns)]

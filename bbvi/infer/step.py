@@ -337,6 +337,10 @@ def make_step(
         return algorithm.init(run_key, x, full)
 
     def step(state: FitState, x: Data = None) -> tuple[FitState, StepInfo]:
+        given: Any = state
+        if not isinstance(given, FitState):
+            got = type(given).__name__
+            raise TypeError(f"step takes (state, x), with a state from init or step, got a {got}.")
         noise = algorithm.draw(state, state.step, x)
         return algorithm.guarded_step(state, x, noise, jnp.zeros((), bool))
 
@@ -348,6 +352,13 @@ def initial_params(
 ) -> Params:
     """Parameters to start from: the guide's own, or the given ones after a check of their form."""
     own = jax.eval_shape(problem.guide.init, key, x)
+    for name, leaf in named_leaves(model_params, "model_params").items():
+        try:
+            jnp.result_type(leaf)
+        except TypeError as error:
+            raise TypeError(
+                f"model_params must hold arrays of real numbers, got {leaf!r} for '{name}'."
+            ) from error
     if guide_params is None:
         return _arrays(problem.init(key, x, model_params))
     wanted = {n: leaf.shape for n, leaf in named_leaves(own, "guide").items()}

@@ -8,6 +8,8 @@ from typing import NamedTuple
 
 import numpy as np
 
+from bbvi._checks import check_count, check_positive
+
 
 class Trend(NamedTuple):
     """How the loss moved lately.
@@ -76,10 +78,8 @@ class Plateau:
     min_steps: int = 1000
 
     def __post_init__(self) -> None:
-        if not self.tolerance > 0:
-            raise ValueError(f"Plateau tolerance must be positive, got {self.tolerance}.")
-        if not self.min_steps >= 100:
-            raise ValueError(f"Plateau min_steps must be at least 100, got {self.min_steps}.")
+        check_positive("Plateau tolerance", self.tolerance)
+        check_count("Plateau min_steps", self.min_steps, 100)
 
     def is_level(self, losses: np.ndarray) -> bool:
         """Whether a record of losses ``[T]`` or, for restarts, ``[R, T]`` has levelled off."""

@@ -16,7 +16,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from bbvi._tree import named_leaves
+from bbvi._tree import as_array, named_leaves
 from bbvi._types import Data, Key
 from bbvi.infer.batching import (
     Batching,
@@ -27,7 +27,7 @@ from bbvi.infer.batching import (
     minibatches,
     order_seed,
 )
-from bbvi.infer.loader import Batches, Loader, as_array
+from bbvi.infer.loader import Batches, Loader
 from bbvi.problem import Problem
 
 FEED_BYTES = 1 << 25  # of data on the device at a time, where a batch is not larger

@@ -244,7 +244,7 @@ def test_points_that_are_no_parameters(points):
 
 
 def test_too_few_replicates():
-    with pytest.raises(ValueError, match="num_replicates must be at least 100, got 10"):
+    with pytest.raises(ValueError, match="num_replicates must be an int >= 100, got 10"):
         bbvi.compare_estimators(coin, ONE_COIN, num_replicates=10)
 
 

@@ -79,5 +79,5 @@ def test_only_valid_estimators_are_measured():
 
 
 def test_one_sample_is_refused():
-    with pytest.raises(ValueError, match="needs num_samples >= 2, got 1"):
+    with pytest.raises(ValueError, match="num_samples must be an int >= 2, got 1"):
         bbvi.choose_estimator(mixture, GUIDE, X, key=jax.random.key(0), num_samples=1)

@@ -202,7 +202,7 @@ def test_different_families_are_not_equal():
         (lambda: bbvi.Categorical(1), ValueError, "num_categories >= 2 as an int, got 1"),
         (lambda: bbvi.Categorical(2.0), ValueError, "num_categories >= 2 as an int, got 2.0"),
         (lambda: bbvi.OneHotCategorical(1), ValueError, "num_categories >= 2 as an int, got 1"),
-        (lambda: bbvi.StudentT((), df=0.0), ValueError, "df must be positive, got 0.0"),
+        (lambda: bbvi.StudentT((), df=0.0), ValueError, "df must be a positive number, got 0.0"),
         (lambda: bbvi.Dirichlet(()), ValueError, "Dirichlet"),
         (lambda: bbvi.Dirichlet((1,)), ValueError, "Dirichlet"),
         (lambda: bbvi.Normal((), support=supports.simplex), ValueError, "Normal.*simplex"),

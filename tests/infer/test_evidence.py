@@ -192,7 +192,7 @@ def test_proposals_are_checked():
     ):
         result.log_evidence(key, proposal=(GUIDE, phi))
     named = bbvi.MeanField({"m": bbvi.Normal()})
-    with pytest.raises(ValueError, match="log_joint reads latent 'mu', which the guide does not"):
+    with pytest.raises(ValueError, match="log_joint looks up 'mu', which there is not"):
         result.log_evidence(key, proposal=(named, named.params_at({"m": jnp.zeros(())}, 1.0)))
 
 

@@ -185,7 +185,7 @@ def test_double_precision():
 
 def test_init_checks_what_it_is_given():
     init, _ = bbvi.make_step(lambda x, z: z["mu"] + z["nu"], bbvi.MeanField({"mu": bbvi.Normal()}))
-    with pytest.raises(ValueError, match="reads latent 'nu'"):
+    with pytest.raises(ValueError, match="looks up 'nu'"):
         init(jax.random.key(0), None)
     with pytest.raises(TypeError, match=r"guide must be a bbvi\.Guide"):
         bbvi.make_step(log_joint, "mean_field")[0](jax.random.key(0), X)

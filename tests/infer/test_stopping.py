@@ -49,9 +49,9 @@ def test_restarts_are_level_when_all_are():
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"tolerance": 0.0}, "tolerance must be positive, got 0.0"),
-        ({"tolerance": -1.0}, "tolerance must be positive, got -1.0"),
-        ({"min_steps": 99}, "min_steps must be at least 100, got 99"),
+        ({"tolerance": 0.0}, "tolerance must be a positive number, got 0.0"),
+        ({"tolerance": -1.0}, "tolerance must be a positive number, got -1.0"),
+        ({"min_steps": 99}, "min_steps must be an int >= 100, got 99"),
     ],
 )
 def test_bad_arguments_are_refused(arguments, message):
