@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import time
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple, Protocol
@@ -14,7 +15,7 @@ from tqdm.auto import tqdm
 
 from bbvi._types import Data, PyTree
 from bbvi.infer.batching import Source
-from bbvi.infer.chunk import chunk_shape, run_chunk
+from bbvi.infer.chunk import chunk_shape, gradient_norm, run_chunk
 from bbvi.infer.step import Algorithm, FitState
 from bbvi.infer.stopping import Plateau
 
@@ -23,6 +24,10 @@ MIN_RATE = 0.25**3  # and a plateau at this rate ends the run
 RATE_DROPS = (0.5, 0.7, 0.85)  # where it falls in a run of given length, as fractions of it
 CHECK_GROWTH = 1.25  # plateaus are looked for at geometrically growing lengths
 SECONDS_PER_CHUNK = 0.5  # how often progress and callbacks are served
+# The bar shows the norm of the gradient once a run has lasted so many seconds, and times as long as
+# its first chunk, most of which is compiling: compiling the norm is then a small part. It takes
+# about one step to compute, so that chunks of fewer steps than NORM_STEPS go without.
+NORM_SECONDS, NORM_PATIENCE, NORM_STEPS = 5.0, 5, 20
 
 
 class Progress(NamedTuple):
@@ -33,6 +38,8 @@ class Progress(NamedTuple):
       num_steps: steps at most.
       loss: losses of the steps since the last call, ``[n]`` (``[R, n]`` with restarts).
       state: the current state.
+      gradient_norm: ``gradient_norm()`` computes the Euclidean norm of the gradient at the current
+        state (``[R]`` with restarts), with the draws and the batch of the last step.
 
     Example:
       >>> import bbvi
@@ -46,12 +53,30 @@ class Progress(NamedTuple):
       ... )
       >>> steps[-1]
       100
+
+      To TensorBoard, and likewise to any other logger:
+
+      >>> import tempfile, tensorboardX
+      >>> with tensorboardX.SummaryWriter(tempfile.mkdtemp()) as writer:
+      ...
+      ...     def log(progress):
+      ...         writer.add_scalar("elbo", -progress.loss.mean(), progress.step)
+      ...         writer.add_scalar("gradient norm", progress.gradient_norm(), progress.step)
+      ...
+      ...     result = bbvi.fit(
+      ...         lambda x, z: -0.5 * z**2,
+      ...         bbvi.MeanField(bbvi.Normal()),
+      ...         num_steps=100,
+      ...         progress=False,
+      ...         callbacks=[log],
+      ...     )
     """
 
     step: int
     num_steps: int
     loss: np.ndarray
     state: FitState
+    gradient_norm: Callable[[], np.ndarray]
 
 
 class Record(NamedTuple):
@@ -146,6 +171,7 @@ class Loop:
         )
         records, saved = [before] if done else [], done
         size, is_guarded = length, False
+        started, first_seconds = time.perf_counter(), 0.0
         bar = tqdm(
             total=self.num_steps, initial=done, disable=not progress, unit="step", leave=False
         )
@@ -157,19 +183,22 @@ class Loop:
                 x, count = self.source.feed(begin + done, count)
                 state, record, is_guarded = self._chunk(state, x, count, is_guarded=is_guarded)
                 records.append(record)
-                size = _next_size(count, time.perf_counter() - began)
+                now = time.perf_counter()
+                size, first_seconds = _next_size(count, now - began), first_seconds or now - began
                 taken = np.asarray(state.step) - first
                 done += count
-                bar.update(count)
-                _show(bar, records[-1].loss)
+                norm = functools.partial(self._gradient_norm, state, x)
+                patience = max(NORM_SECONDS, NORM_PATIENCE * first_seconds)
+                is_cheap = now - started > patience and count >= NORM_STEPS
+                _show(bar, count, record.loss, norm if is_cheap else None)
                 if (taken < done).all():
                     status = "nonfinite"
                 elif done == boundary:
                     status, since, state = self._decide(records, state, done, since)
-                position = Position(state, records[-1], first, done, since, status)
+                position = Position(state, record, first, done, since, status)
                 if self.store and self.store.is_due():
                     saved = self._save(position, records)
-                info = Progress(done, self.num_steps, records[-1].loss, state)
+                info = Progress(done, self.num_steps, record.loss, state, norm)
                 if any([callback(info) for callback in callbacks]) and status == "max_steps":
                     status = "stopped"
         except KeyboardInterrupt:
@@ -208,6 +237,11 @@ class Loop:
                 self.algorithm, state, x, count, is_guarded=True, **batched
             )
             return state, self._read(outputs, count), True
+
+    def _gradient_norm(self, state: FitState, x: Data) -> np.ndarray:
+        # The draws are once more those of the last step.
+        with jax.debug_key_reuse(False):  # noqa: FBT003 - JAX's own form
+            return np.asarray(gradient_norm(self.algorithm, state, x, is_batched=self.is_batched))
 
     def _read(self, outputs: Any, count: int) -> Record:
         """The chunk's records on the host; this is where the host waits for the device."""
@@ -289,9 +323,16 @@ def _next_size(count: int, seconds: float) -> int:
     return max(1, count // 10, min(wanted, 10 * count))
 
 
-def _show(bar: tqdm, losses: np.ndarray) -> None:
+def _show(bar: tqdm, count: int, losses: np.ndarray, norm: Callable[[], np.ndarray] | None) -> None:
+    """Moves the bar by a chunk; with restarts it shows the best run."""
+    if bar.disable:
+        return
     recent = losses[..., -100:].mean(axis=-1)
-    bar.set_postfix(elbo=f"{-float(np.min(recent)):.5g}", refresh=False)
+    shown = {"elbo": f"{-float(np.min(recent)):.5g}"}
+    if norm is not None:
+        shown["gradient"] = f"{float(norm().flat[np.argmin(recent)]):.2g}"
+    bar.set_postfix(shown, refresh=False)
+    bar.update(count)
 
 
 def final_status(status: str, losses: np.ndarray, tail: np.ndarray) -> str:
