@@ -181,8 +181,8 @@ class FitResult:
         bad = int(jnp.sum(~jnp.isfinite(weights)))
         if bad:
             raise ValueError(
-                f"{bad} of {num_draws} log weights are not finite, as where log_joint is -inf: give "
-                "the guide's sites the supports of the latents."
+                f"{bad} of {num_draws} log weights are not finite, as where log_joint is -inf: "
+                "give the guide's sites the supports of the latents."
             )
         smoothed = smoothed_weights(weights)
         if smoothed.khat > 0.7:
@@ -380,7 +380,7 @@ class FitResult:
         Args:
           path: where to write the picture; nowhere by default.
           prior: draws from the prior, a pytree like those of ``sample`` with any number of draws;
-            they are drawn behind the marginals.
+            they are drawn as outlines over the marginals.
 
         Returns:
           The matplotlib figure. Needs the ``plot`` extra.

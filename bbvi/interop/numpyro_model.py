@@ -84,7 +84,8 @@ def from_numpyro(model: Callable[..., Any], *args: Any, **kwargs: Any) -> Import
     if importlib.util.find_spec("numpyro") is None:
         raise ImportError("from_numpyro needs NumPyro: pip install 'bbvi[interop]'.")
     arguments = inspect.signature(model).bind(*args, **kwargs).arguments
-    leaves, treedef = jax.tree.flatten(dict(arguments))
+    treedef: Any = jax.tree.structure(dict(arguments))
+    leaves = jax.tree.leaves(dict(arguments))
     is_data = [isinstance(leaf, np.ndarray | jax.Array) for leaf in leaves]
     constants = [None if data else leaf for data, leaf in zip(is_data, leaves, strict=True)]
     arrays = [leaf if data else None for data, leaf in zip(is_data, leaves, strict=True)]
@@ -285,7 +286,7 @@ def _family(name: str, latent: _Latent, bounds: list[np.ndarray]) -> Family:
 
 
 def _translated(support: type, bounds: list[float]) -> supports.Support:
-    """bbvi's form of a continuous support. Of closed ones it is the interior."""
+    """The form a continuous support has in bbvi; of a closed one, its interior."""
     from numpyro.distributions import constraints
 
     table = (

@@ -14,10 +14,10 @@ from bbvi._types import Latents
 from bbvi.diagnostics import SmoothedWeights, smoothed_weights
 from bbvi.infer.draws import evaluated_draws
 from bbvi.infer.result import FitResult
-from bbvi.plotting._figure import figure_class
+from bbvi.plotting._figure import COLOURS, figure_class
 
 MAX_MARGINALS = 11
-MAX_TRACES, MAX_LINES, MAX_POINTS = 3, 10, 1000
+MAX_TRACES, MAX_LINES, MAX_POINTS = 3, len(COLOURS), 1000
 NUM_DRAWS = 4000
 POSTERIOR, PRIOR = "C1", "0.35"
 
@@ -32,8 +32,8 @@ def plot_result(result: FitResult, path: str | None = None, *, prior: Latents | 
     Args:
       result: what ``fit`` returned.
       path: where to write the picture; nowhere by default.
-      prior: draws from the prior, leaves ``[S, ...]`` like those of the latents, which are drawn
-        behind the marginals.
+      prior: draws from the prior, leaves ``[S, ...]`` like those of the latents; they are drawn as
+        outlines, in the range of the posterior.
 
     Returns:
       The matplotlib figure.
@@ -159,6 +159,7 @@ def _plot_trace(axis: Any, name: str, values: np.ndarray) -> None:
     steps = np.arange(0, len(values), max(1, len(values) // MAX_POINTS))
     lines = np.asarray(values, np.float64).reshape(len(values), -1)
     shown = lines[steps, :MAX_LINES]
+    axis.set_prop_cycle(color=COLOURS)
     axis.plot(steps, shown, lw=0.8)
     finite = shown[np.isfinite(shown)]
     if finite.size and 0 < 100 * finite.min() < finite.max():
@@ -196,7 +197,8 @@ def _plot_marginal(axis: Any, name: str, values: np.ndarray, prior: np.ndarray |
         axis.set_xticks(levels[:20])
         axis.set_ylabel("probability", fontsize=8)
     else:
-        edges = np.linspace(*np.quantile(values, [0.002, 0.998]), 41)
+        low, high = np.quantile(values, [0.002, 0.998])
+        edges = np.linspace(low, high, 41)
         style = {"color": POSTERIOR, "alpha": 0.8, "label": "posterior"}
         axis.hist(values, edges, density=True, **style)
         if prior is not None:
