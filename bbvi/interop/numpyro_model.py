@@ -114,11 +114,16 @@ class NumpyroLogJoint:
     constants: tuple[Any, ...]
 
     def __call__(self, x: Data, z: Latents) -> Array:
+        from numpyro import handlers
         from numpyro.infer.util import log_density
 
+        def check(site: dict[str, Any]) -> None:
+            if _is_latent(site) and site["name"] not in z:
+                raise KeyError(site["name"])  # as a function that reads z["name"] does
+
+        model, bound = handlers.substitute(self.model, substitute_fn=check), self.arguments(x)
         with jax.numpy_rank_promotion("allow"):  # NumPyro relies on it
-            bound = self.arguments(x)
-            return jnp.asarray(log_density(self.model, bound.args, bound.kwargs, z)[0])
+            return jnp.asarray(log_density(model, bound.args, bound.kwargs, z)[0])
 
     def arguments(self, x: Data) -> inspect.BoundArguments:
         """Arguments of the model with the arrays of x among them."""

@@ -33,9 +33,14 @@ def density(model, x, z):
 def draw(sites, seed=0):
     """One draw of the latents from a wide guide."""
     guide = bbvi.MeanField(sites)
-    params = guide.init(jax.random.key(seed), None)
-    params = params._replace(normal=params.normal.at[1].set(-0.3))
-    return guide.sample(guide.base_noise(jax.random.key(seed + 1)), params, None)
+
+    @jax.jit
+    def one(init_key, noise_key):
+        params = guide.init(init_key, None)
+        params = params._replace(normal=params.normal.at[1].set(-0.3))
+        return guide.sample(guide.base_noise(noise_key), params, None)
+
+    return one(jax.random.key(seed), jax.random.key(seed + 1))
 
 
 def schools_model(y, sigma):
@@ -177,9 +182,15 @@ def test_every_support_has_its_family_and_the_density_its_measure():
     log_joint, sites, x = from_numpyro(model)
     assert sites == {name: site for name, (_, site) in SUPPORTS.items()}
     z = draw(sites)
-    wanted = sum(jnp.sum(prior.log_prob(z[name])) for name, (prior, _) in SUPPORTS.items())
+
+    @jax.jit
+    def both(z):
+        by_prior = (jnp.sum(prior.log_prob(z[name])) for name, (prior, _) in SUPPORTS.items())
+        return log_joint(x, z), sum(by_prior)
+
+    found, wanted = both(z)
     assert np.isfinite(wanted)
-    np.testing.assert_allclose(log_joint(x, z), wanted, rtol=1e-5)
+    np.testing.assert_allclose(found, wanted, rtol=1e-5)
 
 
 def test_equal_calls_are_equal_and_data_may_be_batches(optimized):
@@ -216,6 +227,14 @@ def test_handlers_and_partials():
     z = draw(sites)
     wanted = eight_schools.log_joint_noncentered(x, z | {"tau": jnp.array(2.0)})
     np.testing.assert_allclose(log_joint(data, z), wanted, rtol=1e-5)
+
+
+def test_a_guide_without_one_of_the_latents_is_refused():
+    x = eight_schools.data()
+    log_joint, sites, data = from_numpyro(schools_model, x["y"], x["sigma"])
+    del sites["tau"]
+    with pytest.raises(ValueError, match="reads latent 'tau', which the guide does not have"):
+        bbvi.fit(log_joint, bbvi.MeanField(sites), data, progress=False)
 
 
 def one(prior):
