@@ -11,9 +11,9 @@ from typing import Any, NamedTuple, Protocol
 import jax
 import jax.numpy as jnp
 import numpy as np
-from tqdm.auto import tqdm
 
 from bbvi._types import Data, PyTree
+from bbvi.infer.bar import Bar
 from bbvi.infer.batching import Source
 from bbvi.infer.chunk import chunk_shape, gradient_norm, run_chunk
 from bbvi.infer.step import Algorithm, FitState
@@ -24,10 +24,6 @@ MIN_RATE = 0.25**3  # and a plateau at this rate ends the run
 RATE_DROPS = (0.5, 0.7, 0.85)  # where it falls in a run of given length, as fractions of it
 CHECK_GROWTH = 1.25  # plateaus are looked for at geometrically growing lengths
 SECONDS_PER_CHUNK = 0.5  # how often progress and callbacks are served
-# The bar shows the norm of the gradient once a run has lasted so many seconds, and times as long as
-# its first chunk, most of which is compiling: compiling the norm is then a small part. It takes
-# about one step to compute, so that chunks of fewer steps than NORM_STEPS go without.
-NORM_SECONDS, NORM_PATIENCE, NORM_STEPS = 5.0, 5, 20
 
 
 class Progress(NamedTuple):
@@ -171,10 +167,7 @@ class Loop:
         )
         records, saved = [before] if done else [], done
         size, is_guarded = length, False
-        started, first_seconds = time.perf_counter(), 0.0
-        bar = tqdm(
-            total=self.num_steps, initial=done, disable=not progress, unit="step", leave=False
-        )
+        bar = Bar(self.num_steps, done, is_shown=progress)
         try:
             while done < self.num_steps and status == "max_steps":
                 boundary = self._next_boundary(done, since, _rate(state))
@@ -183,14 +176,11 @@ class Loop:
                 x, count = self.source.feed(begin + done, count)
                 state, record, is_guarded = self._chunk(state, x, count, is_guarded=is_guarded)
                 records.append(record)
-                now = time.perf_counter()
-                size, first_seconds = _next_size(count, now - began), first_seconds or now - began
+                size = _next_size(count, time.perf_counter() - began)
                 taken = np.asarray(state.step) - first
                 done += count
                 norm = functools.partial(self._gradient_norm, state, x)
-                patience = max(NORM_SECONDS, NORM_PATIENCE * first_seconds)
-                is_cheap = now - started > patience and count >= NORM_STEPS
-                _show(bar, count, record.loss, norm if is_cheap else None)
+                bar.update(count, record.loss, norm)
                 if (taken < done).all():
                     status = "nonfinite"
                 elif done == boundary:
@@ -321,18 +311,6 @@ def _next_size(count: int, seconds: float) -> int:
     wanted = int(count * SECONDS_PER_CHUNK / max(seconds, 1e-6))
     # The first chunk includes compilation, so one measurement moves the size by 10 at most.
     return max(1, count // 10, min(wanted, 10 * count))
-
-
-def _show(bar: tqdm, count: int, losses: np.ndarray, norm: Callable[[], np.ndarray] | None) -> None:
-    """Moves the bar by a chunk; with restarts it shows the best run."""
-    if bar.disable:
-        return
-    recent = losses[..., -100:].mean(axis=-1)
-    shown = {"elbo": f"{-float(np.min(recent)):.5g}"}
-    if norm is not None:
-        shown["gradient"] = f"{float(norm().flat[np.argmin(recent)]):.2g}"
-    bar.set_postfix(shown, refresh=False)
-    bar.update(count)
 
 
 def final_status(status: str, losses: np.ndarray, tail: np.ndarray) -> str:

@@ -8,7 +8,7 @@ import numpy as np
 from jax import Array
 
 from bbvi._tree import named_leaves
-from bbvi._types import Latents
+from bbvi._types import Latents, PyTree
 from bbvi.diagnostics import monte_carlo_mean, psis_khat
 
 if TYPE_CHECKING:
@@ -36,15 +36,17 @@ def to_arviz(result: FitResult, z: Latents, log_p: Array, log_q: Array) -> Any:
     except ImportError as error:
         raise ImportError("to_arviz needs arviz-base: pip install 'bbvi[interop]'.") from error
 
-    def as_chain(leaves: dict[str, Array]) -> dict[str, np.ndarray]:
-        return {name: np.asarray(leaf)[None] for name, leaf in leaves.items()}
+    def variables(tree: PyTree, root: str) -> dict[str, np.ndarray]:
+        # A tree of xarray takes "/" for a path of its own.
+        leaves = named_leaves(tree, root).items()
+        return {name.replace("/", "."): np.asarray(leaf) for name, leaf in leaves}
 
+    draws = {"posterior": z, "sample_stats": {"lp": log_p, "log_q": log_q}}
     groups = {
-        "posterior": as_chain(named_leaves(z, "latents")),
-        "sample_stats": as_chain({"lp": log_p, "log_q": log_q}),
+        group: {name: values[None] for name, values in variables(tree, "latents").items()}
+        for group, tree in draws.items()
     }
-    data = {name: np.asarray(leaf) for name, leaf in named_leaves(result.x, "x").items()}
-    if data:
+    if data := variables(result.x, "x"):
         groups["observed_data"] = data
     elbo = monte_carlo_mean(log_p - log_q)
     attributes = {

@@ -1,7 +1,5 @@
 """Chunks, stopping, callbacks and progress, as seen from outside."""
 
-import re
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -10,7 +8,6 @@ import pytest
 from jax.scipy.stats import norm
 
 import bbvi
-from bbvi.infer import loop
 from bbvi.infer.loop import final_status
 
 GUIDE = bbvi.MeanField({"mu": bbvi.Normal()})
@@ -102,16 +99,6 @@ def test_final_status():
     assert judged("max_steps", noise[:50]) == "max_steps"
 
 
-def test_progress_is_shown_when_asked(capfd):
-    fit(num_steps=100)
-    assert capfd.readouterr().err == ""
-    fit(num_steps=100, progress=True)
-    shown = capfd.readouterr()
-    assert "/100" in shown.err
-    assert "step/s" in shown.err
-    assert shown.out == ""
-
-
 @pytest.mark.parametrize(
     "options", [{}, {"batch_size": 4, "x": jnp.arange(12.0)}, {"num_restarts": 3}]
 )
@@ -136,21 +123,6 @@ def test_a_callback_can_ask_for_the_norm_of_the_gradient(options):
     assert norms[-1].shape == ((3,) if "num_restarts" in options else ())
     best = result.restarts.best if result.restarts else ...
     assert norms[-1][best] == pytest.approx(result.history.trace[-1], rel=1e-5)
-
-
-def test_longer_runs_show_the_norm_of_the_gradient(capfd, monkeypatch):
-    monkeypatch.setattr(loop, "NORM_SECONDS", 0.0)
-    monkeypatch.setattr(loop, "NORM_PATIENCE", 0)
-    wanted = []
-
-    def note(info):
-        elbo = -info.loss[-100:].mean()
-        wanted.append((f"{elbo:.5g}", f"{info.gradient_norm():.2g}"))
-
-    fit(num_steps=100, progress=True, callbacks=[note])
-    shown = re.findall(r"elbo=([^\s,]+), gradient=([\d.e+-]+)", capfd.readouterr().err)
-    assert shown
-    assert set(shown) <= set(wanted)
 
 
 def test_a_logger_gets_what_happened(tmp_path):

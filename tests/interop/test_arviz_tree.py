@@ -67,16 +67,16 @@ def test_attributes_are_those_of_the_draws(result):
     assert tree.attrs["num_steps"] == 50
 
 
-def test_a_lone_latent_without_data():
+def test_a_scoped_latent_without_data():
     lone = bbvi.fit(
-        lambda x, z: norm.logpdf(z),
-        bbvi.MeanField(bbvi.Normal()),
+        lambda x, z: norm.logpdf(z["scope/a"]),
+        bbvi.MeanField({"scope/a": bbvi.Normal()}),
         num_steps=10,
         optimizer=optax.adam(1e-2),
         progress=False,
     )
     tree = lone.to_arviz(num_samples=100)
-    assert list(tree.posterior) == ["latents"]
+    assert list(tree.posterior) == ["scope.a"]
     assert "observed_data" not in tree.children
 
 
