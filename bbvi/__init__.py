@@ -1,6 +1,6 @@
 """Black-box variational inference in JAX: ``fit(log_joint, guide, x)``."""
 
-from bbvi import diagnostics, guides, networks, supports
+from bbvi import diagnostics, guides, interop, networks, supports
 from bbvi._types import Params
 from bbvi.amortized import Amortized
 from bbvi.baselines import Baseline, LearnedBaseline, LeaveOneOut, MovingAverage, NoBaseline
@@ -199,6 +199,7 @@ __all__ = [
     "fit",
     "format_summary",
     "guides",
+    "interop",
     "make_step",
     "natural_gradient",
     "networks",

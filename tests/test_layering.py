@@ -16,10 +16,11 @@ RANKS = {
     4: ("diagnostics",),  # estimates with their errors: a result reports them
     5: ("infer",),
     6: ("amortized", "comparison", "testing"),
-    7: ("semi_amortized", "plotting"),
+    7: ("semi_amortized", "plotting", "interop"),
 }
-# What is found draws itself, but nothing loads matplotlib before it is asked to.
+# What is found draws itself, but nothing loads matplotlib before it is asked to; likewise ArviZ.
 DEFERRED = {(room, "bbvi.plotting") for room in ("infer", "dependence", "comparison")}
+DEFERRED |= {("infer", "bbvi.interop.arviz_tree")}
 RANK_OF = {room: rank for rank, rooms in RANKS.items() for room in rooms}
 FILES = sorted((ROOT / "bbvi").rglob("*.py"))
 

@@ -51,16 +51,25 @@ def draw(problem: Problem, key: Key, params: Params, x: Data, num_samples: int) 
 
 
 @functools.partial(jax.jit, static_argnames=("problem", "num_samples"))
-def log_weights(problem: Problem, key: Key, params: Params, x: Data, num_samples: int) -> Array:
-    """Log weights ``[S]`` at fresh draws."""
+def evaluated_draws(
+    problem: Problem, key: Key, params: Params, x: Data, num_samples: int
+) -> tuple[Latents, Array, Array]:
+    """Draws ``[S, ...]``, their log joints ``[S]`` and their log densities ``[S]``."""
     params, problem = free_point(problem, params, x), free_problem(problem)
 
-    def one(key: Key) -> Array:
+    def one(key: Key) -> tuple[Latents, Array, Array]:
         noise = problem.guide.base_noise(key)
         z, log_q = problem.guide.sample_and_log_prob(noise, params.guide, x)
-        return problem.log_joint(x, z, *problem.model_args(params)) - log_q
+        return z, problem.log_joint(x, z, *problem.model_args(params)), log_q
 
     return over_keys(one, key, num_samples)
+
+
+@functools.partial(jax.jit, static_argnames=("problem", "num_samples"))
+def log_weights(problem: Problem, key: Key, params: Params, x: Data, num_samples: int) -> Array:
+    """Log weights ``[S]`` at fresh draws."""
+    _, log_p, log_q = evaluated_draws(problem, key, params, x, num_samples)
+    return log_p - log_q
 
 
 def batch_log_weights(

@@ -140,7 +140,8 @@ def fit(
       nonfinite: when a loss or gradient is not finite: ``"raise"`` an error, ``"skip"`` the step
         and count it, or ``"stop"`` and return what there is.
       throw: False returns a result with status ``nonfinite`` where an error would be raised.
-      progress: show a progress bar.
+      progress: show a bar with the ELBO, the norm of the gradient in longer runs, and the time
+        left: at most, where the run stops by itself.
 
     Returns:
       A ``FitResult``; print it for the verdict.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import time
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple, Protocol
@@ -10,11 +11,11 @@ from typing import Any, NamedTuple, Protocol
 import jax
 import jax.numpy as jnp
 import numpy as np
-from tqdm.auto import tqdm
 
 from bbvi._types import Data, PyTree
+from bbvi.infer.bar import Bar
 from bbvi.infer.batching import Source
-from bbvi.infer.chunk import chunk_shape, run_chunk
+from bbvi.infer.chunk import chunk_shape, gradient_norm, run_chunk
 from bbvi.infer.step import Algorithm, FitState
 from bbvi.infer.stopping import Plateau
 
@@ -33,6 +34,8 @@ class Progress(NamedTuple):
       num_steps: steps at most.
       loss: losses of the steps since the last call, ``[n]`` (``[R, n]`` with restarts).
       state: the current state.
+      gradient_norm: ``gradient_norm()`` computes the Euclidean norm of the gradient at the current
+        state (``[R]`` with restarts), with the draws and the batch of the last step.
 
     Example:
       >>> import bbvi
@@ -46,12 +49,30 @@ class Progress(NamedTuple):
       ... )
       >>> steps[-1]
       100
+
+      To TensorBoard, and likewise to any other logger:
+
+      >>> import tempfile, tensorboardX
+      >>> with tensorboardX.SummaryWriter(tempfile.mkdtemp()) as writer:
+      ...
+      ...     def log(progress):
+      ...         writer.add_scalar("elbo", -progress.loss.mean(), progress.step)
+      ...         writer.add_scalar("gradient norm", progress.gradient_norm(), progress.step)
+      ...
+      ...     result = bbvi.fit(
+      ...         lambda x, z: -0.5 * z**2,
+      ...         bbvi.MeanField(bbvi.Normal()),
+      ...         num_steps=100,
+      ...         progress=False,
+      ...         callbacks=[log],
+      ...     )
     """
 
     step: int
     num_steps: int
     loss: np.ndarray
     state: FitState
+    gradient_norm: Callable[[], np.ndarray]
 
 
 class Record(NamedTuple):
@@ -146,9 +167,7 @@ class Loop:
         )
         records, saved = [before] if done else [], done
         size, is_guarded = length, False
-        bar = tqdm(
-            total=self.num_steps, initial=done, disable=not progress, unit="step", leave=False
-        )
+        bar = Bar(self.num_steps, done, is_shown=progress)
         try:
             while done < self.num_steps and status == "max_steps":
                 boundary = self._next_boundary(done, since, _rate(state))
@@ -160,16 +179,16 @@ class Loop:
                 size = _next_size(count, time.perf_counter() - began)
                 taken = np.asarray(state.step) - first
                 done += count
-                bar.update(count)
-                _show(bar, records[-1].loss)
+                norm = functools.partial(self._gradient_norm, state, x)
+                bar.update(count, record.loss, norm)
                 if (taken < done).all():
                     status = "nonfinite"
                 elif done == boundary:
                     status, since, state = self._decide(records, state, done, since)
-                position = Position(state, records[-1], first, done, since, status)
+                position = Position(state, record, first, done, since, status)
                 if self.store and self.store.is_due():
                     saved = self._save(position, records)
-                info = Progress(done, self.num_steps, records[-1].loss, state)
+                info = Progress(done, self.num_steps, record.loss, state, norm)
                 if any([callback(info) for callback in callbacks]) and status == "max_steps":
                     status = "stopped"
         except KeyboardInterrupt:
@@ -208,6 +227,11 @@ class Loop:
                 self.algorithm, state, x, count, is_guarded=True, **batched
             )
             return state, self._read(outputs, count), True
+
+    def _gradient_norm(self, state: FitState, x: Data) -> np.ndarray:
+        # The draws are once more those of the last step.
+        with jax.debug_key_reuse(False):  # noqa: FBT003 - JAX's own form
+            return np.asarray(gradient_norm(self.algorithm, state, x, is_batched=self.is_batched))
 
     def _read(self, outputs: Any, count: int) -> Record:
         """The chunk's records on the host; this is where the host waits for the device."""
@@ -287,11 +311,6 @@ def _next_size(count: int, seconds: float) -> int:
     wanted = int(count * SECONDS_PER_CHUNK / max(seconds, 1e-6))
     # The first chunk includes compilation, so one measurement moves the size by 10 at most.
     return max(1, count // 10, min(wanted, 10 * count))
-
-
-def _show(bar: tqdm, losses: np.ndarray) -> None:
-    recent = losses[..., -100:].mean(axis=-1)
-    bar.set_postfix(elbo=f"{-float(np.min(recent)):.5g}", refresh=False)
 
 
 def final_status(status: str, losses: np.ndarray, tail: np.ndarray) -> str:

@@ -31,6 +31,7 @@ from bbvi.infer.draws import (
     batch_log_weights,
     component_log_weights,
     draw,
+    evaluated_draws,
     log_prob,
     log_weights,
     with_proposal,
@@ -198,10 +199,8 @@ class FitResult:
         x = self._all_data("resample")
         draw_key, choice_key = jax.random.split(key)
         num_draws = max(4096, 10 * num_samples)
-        # One key for both: the weights are those of the draws.
-        with jax.debug_key_reuse(False):  # noqa: FBT003 - JAX's own form
-            weights = log_weights(self.problem, draw_key, self.params, x, num_draws)
-            z = draw(self.problem, draw_key, self.params, x, num_draws)
+        z, log_p, log_q = evaluated_draws(self.problem, draw_key, self.params, x, num_draws)
+        weights = log_p - log_q
         bad = int(jnp.sum(~jnp.isfinite(weights)))
         if bad:
             raise ValueError(
@@ -398,18 +397,60 @@ class FitResult:
                 }
         return rows
 
-    def plot(self, path: str | None = None) -> Any:
-        """ELBO trace with its uncertainty beside posterior marginals, as a matplotlib figure.
+    def plot(self, path: str | None = None, *, prior: Latents | None = None) -> Any:
+        """ELBO along the run, what was traced, importance weights, and posterior marginals.
 
         Args:
           path: where to write the picture; nowhere by default.
+          prior: draws from the prior, a pytree like those of ``sample`` with any number of draws;
+            they are drawn as outlines over the marginals.
 
         Returns:
-          The figure. Needs the ``plot`` extra.
+          The matplotlib figure. Needs the ``plot`` extra.
         """
         from bbvi.plotting import plot_result  # matplotlib is optional
 
-        return plot_result(self, path)
+        return plot_result(self, path, prior=prior)
+
+    def to_arviz(self, key: Key | None = None, num_samples: int = 4000) -> Any:
+        """Draws and data as ArviZ has them, for its summaries and pictures.
+
+        Args:
+          key: typed key of the draws; a fixed one by default.
+          num_samples: S, at least 100: the draws of one chain.
+
+        Returns:
+          An ``xarray.DataTree`` with groups ``posterior``; ``sample_stats`` with ``lp``, the log
+          joint, and ``log_q``, the guide's log density, of each draw; and, where there are data,
+          ``observed_data`` with all leaves of x by path, covariates among them. Its attributes
+          hold the status, ELBO and k-hat of these draws. Needs the ``interop`` extra.
+
+        Raises:
+          ImportError: arviz-base is not installed.
+          ValueError: too few draws; data of which only batches were in memory, see ``at``.
+
+        Example:
+          >>> import bbvi
+          >>> guide = bbvi.MeanField({"mu": bbvi.Normal((2,))})
+          >>> def log_joint(x, z):
+          ...     return -0.5 * ((z["mu"] - x["y"]) ** 2).sum()
+          >>> result = bbvi.fit(log_joint, guide, {"y": 1.5}, progress=False)
+          >>> tree = result.to_arviz(num_samples=500)
+          >>> dict(tree.posterior["mu"].sizes)
+          {'chain': 1, 'draw': 500, 'mu_dim_0': 2}
+          >>> tree.attrs["status"], sorted(tree.sample_stats)
+          ('converged', ['log_q', 'lp'])
+
+        References:
+          Kumar, Carroll, Hartikainen and Martin (2019), ArviZ: A Unified Library for Exploratory
+          Analysis of Bayesian Models in Python.
+        """
+        from bbvi.interop.arviz_tree import to_arviz  # ArviZ is optional
+
+        x = self._all_data("to_arviz")
+        key = check_key(jax.random.key(0) if key is None else key)
+        draws = evaluated_draws(self.problem, key, self.params, x, _positive(num_samples))
+        return to_arviz(self, *draws)
 
     @functools.cached_property
     def _verdict(self) -> str:

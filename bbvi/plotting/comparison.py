@@ -6,12 +6,10 @@ import math
 from typing import Any
 
 from bbvi.comparison.result import ALL, Comparison, ComparisonRow
-from bbvi.plotting._figure import figure_class
+from bbvi.plotting._figure import COLOURS, figure_class
 
 MAX_BLOCKS = 7
-# Okabe and Ito's colours, told apart with impaired colour vision; markers repeat more slowly.
-COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
-MARKERS = "osD^vP*X<>"
+MARKERS = "osD^vP*X<>"  # they repeat more slowly than the colours
 
 
 def plot_comparison(comparison: Comparison, path: str | None = None) -> Any:

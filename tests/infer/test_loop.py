@@ -99,14 +99,51 @@ def test_final_status():
     assert judged("max_steps", noise[:50]) == "max_steps"
 
 
-def test_progress_is_shown_when_asked(capfd):
-    fit(num_steps=100)
-    assert capfd.readouterr().err == ""
-    fit(num_steps=100, progress=True)
-    shown = capfd.readouterr()
-    assert "/100" in shown.err
-    assert "step/s" in shown.err
-    assert shown.out == ""
+@pytest.mark.parametrize(
+    "options", [{}, {"batch_size": 4, "x": jnp.arange(12.0)}, {"num_restarts": 3}]
+)
+def test_a_callback_can_ask_for_the_norm_of_the_gradient(options):
+    # Where the parameters stay, it is that of the last step.
+    norms = []
+
+    def last_norm(info):
+        norms.append(info.gradient_norm())
+
+    def log_joint(x, z):
+        return norm.logpdf(z["mu"], 3.0, 0.5) + (0.0 if x is None else jnp.sum(z["mu"] * x))
+
+    still = {"optimizer": optax.sgd(0.0), "num_steps": 50, "progress": False}
+    result = bbvi.fit(
+        log_joint,
+        GUIDE,
+        trace_fn=lambda info: info.gradient_norm,
+        callbacks=[last_norm],
+        **(still | options),
+    )
+    assert norms[-1].shape == ((3,) if "num_restarts" in options else ())
+    best = result.restarts.best if result.restarts else ...
+    assert norms[-1][best] == pytest.approx(result.history.trace[-1], rel=1e-5)
+
+
+def test_a_logger_gets_what_happened(tmp_path):
+    tensorboard = pytest.importorskip("tensorboardX")
+
+    seen = []
+    with tensorboard.SummaryWriter(str(tmp_path)) as writer:
+
+        def log(info):
+            seen.append((info.step, -info.loss.mean()))
+            writer.add_scalar("elbo", -info.loss.mean(), info.step)
+
+        fit(num_steps=100, callbacks=[log])
+    (file,) = tmp_path.iterdir()
+    content, logged = file.read_bytes(), []
+    while content:  # each record is its length, 4 bytes, the event, 4 bytes
+        length = int.from_bytes(content[:8], "little")
+        event = tensorboard.proto.event_pb2.Event.FromString(content[12 : 12 + length])
+        logged += [(event.step, value.simple_value) for value in event.summary.value]
+        content = content[16 + length :]
+    np.testing.assert_allclose(logged, seen, rtol=1e-6)
 
 
 def test_records_of_restarts():
