@@ -16,6 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 from jax import Array
+from jax.sharding import Mesh
 
 from bbvi._optimizers import Optimizer
 from bbvi._tree import abstract
@@ -32,6 +33,7 @@ from bbvi.infer.draws import batch_log_weights, select_params
 from bbvi.infer.loader import Loader
 from bbvi.infer.loop import Loop, Progress, final_status
 from bbvi.infer.nonfinite import explain_nonfinite
+from bbvi.infer.placement import check_same, gathered, place
 from bbvi.infer.result import FitResult, History, Restarts
 from bbvi.infer.step import (
     Algorithm,
@@ -90,6 +92,7 @@ def fit(
     init_state: FitState | None = None,
     checkpoint: Checkpoint | str | os.PathLike[str] | None = None,
     num_restarts: int = 1,
+    mesh: Mesh | None = None,
     trace_fn: Callable[[StepInfo], PyTree] | None = None,
     callbacks: Sequence[Callable[[Progress], bool | None]] = (),
     nonfinite: NonFinite = "raise",
@@ -173,6 +176,9 @@ def fit(
     keys = jax.random.split(check_key(jax.random.key(0) if key is None else key), 4)
     run_keys = jax.random.split(keys[1], num_restarts) if is_batched else keys[1]
     order_key = run_keys if init_state is None else init_state.key
+    placement = None
+    if mesh is not None:
+        placement, x = place(mesh, problem, x, batch_size)
     small, source = source_of(problem, x, batch_size, order_key)
     batching, few = source.batching, source.few
     if num_epochs is not None and batching is not None:
@@ -188,17 +194,23 @@ def fit(
         one = select_params(small, one, jnp.arange(batching.batch_size))
     resolved = _prepare(small, as_estimator(estimator), *abstract((one, few)))
     has_batches = batching is not None
+    if placement is not None:
+        placement.check_samples(resolved)
+        if placement.is_shared:
+            check_same("what fit was given", (keys, params))
     own, lowering = choose_optimizer(problem, resolved, has_batches=has_batches)
     chosen = named or Optimizer.of(own)
     if named is None and init_state is None and init_params is None and not has_batches:
         params = choose_start(problem, resolved, keys[3], params, x, num_restarts)
-    algorithm = Algorithm(small, resolved, chosen, nonfinite, trace_fn, batching)
+    algorithm = Algorithm(small, resolved, chosen, nonfinite, trace_fn, batching, placement)
 
     begin = 0 if init_state is None else int(np.max(init_state.step))
     state = start(algorithm, run_keys, source.feed(begin, 1)[0], params, is_batched=is_batched)
     if init_state is not None:
         _check_resume(init_state, state)
         state = init_state
+        if placement is not None:
+            state = placement.put(state, is_batched=is_batched)
 
     rule = stopping if stopping or num_steps else Plateau()
     total, annealing = num_steps or MAX_STEPS, 0
@@ -210,6 +222,9 @@ def fit(
     if checkpoint is not None:
         store = loop.store = open_store(checkpoint, problem, algorithm, source, state, one)
         position = store.latest() or position
+        if placement is not None:
+            state = placement.put(position.state, is_batched=is_batched)
+            position = position._replace(state=state)
     restarts: Restarts | None = None
     best: Any = ...
     detail = ""
@@ -347,7 +362,9 @@ def _compare(problem: Problem, source: Source, key: Key, state: FitState) -> Res
     """Which of several runs is best, and how far the others are from it."""
     # One key for all runs on purpose: common random numbers make them comparable.
     with jax.debug_key_reuse(False):  # noqa: FBT003 - JAX's own form
-        log_weights, mean, sd = _evaluate(problem, source.batching, key, state.params, source.few)
+        log_weights, mean, sd = gathered(
+            _evaluate(problem, source.batching, key, state.params, source.few)
+        )
         if source.batching is not None:
             pick = map(operator.itemgetter, range(len(state.rate)))
             runs = [jax.tree.map(run, state.params) for run in pick]

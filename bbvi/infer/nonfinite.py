@@ -13,6 +13,7 @@ from jax import Array
 from bbvi._tree import is_floating, named_leaves
 from bbvi._types import Data, Params, PyTree
 from bbvi.estimators import Estimate
+from bbvi.infer.placement import gathered
 from bbvi.infer.step import Algorithm, FitState
 from bbvi.refinement import free_point
 
@@ -34,7 +35,7 @@ def explain_nonfinite(algorithm: Algorithm, state: FitState, x: Data) -> str:
     """A message naming the step, the quantity, the data or latents involved, and what to try."""
     # The failing step is repeated with its own key.
     with jax.debug_key_reuse(False):  # noqa: FBT003 - JAX's own form
-        x, estimate, z, log_p, log_q = _replay(algorithm, state, x)
+        x, estimate, z, log_p, log_q = gathered(_replay(algorithm, state, x))
     head = f"step {int(state.step)}: the loss is {float(estimate.loss)}"
     gradients = [
         name
