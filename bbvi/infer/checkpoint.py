@@ -39,7 +39,8 @@ class Checkpoint:
     any moment, the same call continues from the last one and ends with the same numbers, bit for
     bit, as a run that was not interrupted. A run that is over is returned at once; with more
     ``num_steps`` or ``num_epochs`` it goes on. Where saving fails, as on a full disk, the run
-    warns and goes on.
+    warns and goes on. On another number of devices a run goes on with the same numbers up to
+    rounding.
 
     Args:
       directory: a folder for this run alone, made if it is not there.

@@ -135,6 +135,10 @@ def fit(
         holds this run already, it is continued.
       num_restarts: independent runs from different keys, compiled as one; the best is returned
         and their agreement reported.
+      mesh: devices to spread the run over: rows of x, and of the parameters of ``Local`` guides,
+        over its axis ``data``, draws over its axis ``samples``. The numbers are those of one
+        device, up to rounding. Of several processes all must make the same call; see
+        docs/devices.md.
       trace_fn: what to record at every step besides the loss, a function of ``StepInfo`` such as
         ``lambda info: info.gradient_norm``; it is compiled.
       callbacks: called between chunks with a ``Progress``; one that returns True stops the run.
@@ -187,6 +191,8 @@ def fit(
         params = _initial(problem, keys[0], few, init_params, model_params, num_restarts)
     else:
         _check_resume_params(problem, init_state.params, few, num_restarts)
+        if placement is not None:
+            init_state = placement.put(init_state, is_batched=is_batched)
         params = init_state.params
 
     one = jax.tree.map(lambda leaf: leaf[0], params) if is_batched else params
@@ -209,8 +215,6 @@ def fit(
     if init_state is not None:
         _check_resume(init_state, state)
         state = init_state
-        if placement is not None:
-            state = placement.put(state, is_batched=is_batched)
 
     rule = stopping if stopping or num_steps else Plateau()
     total, annealing = num_steps or MAX_STEPS, 0
@@ -223,8 +227,8 @@ def fit(
         store = loop.store = open_store(checkpoint, problem, algorithm, source, state, one)
         position = store.latest() or position
         if placement is not None:
-            state = placement.put(position.state, is_batched=is_batched)
-            position = position._replace(state=state)
+            saved = placement.put(position.state, is_batched=is_batched)
+            position = position._replace(state=saved)
     restarts: Restarts | None = None
     best: Any = ...
     detail = ""
