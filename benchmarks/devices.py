@@ -2,10 +2,10 @@
 
 ``python -m benchmarks.devices [--quick] [--devices D ...] [--rounds R] [--out results.json]``
 
-Rows of a logistic regression, its draws, and the latents of each row of a hierarchical model, spread
-over 1, 2, 4 and 8 devices of the machine. On CPU these are virtual ones with a thread each, so that
-efficiency is against as many processors as the machine has. Every number of devices has processes
-of its own, in turns; bytes and messages are read from the compiled program of a step.
+Rows of a logistic regression, its draws, and the latents of each row of a hierarchical model,
+spread over 1, 2, 4 and 8 devices of the machine. On CPU these are virtual ones with a thread each,
+so that efficiency is against as many processors as the machine has. Every number of devices has
+processes of its own, in turns; messages are read from the compiled program of a step.
 """
 
 import argparse
@@ -106,7 +106,9 @@ def messages(program: str) -> dict[str, int]:
     """Collective operations of a step in a compiled program, and bytes in their results."""
     found = re.findall(COLLECTIVE, program)
     arrays = [array for shapes in found for array in re.findall(r"[a-z](\d+)\[([\d,]*)\]", shapes)]
-    counts = [int(bits) // 8 * math.prod(map(int, filter(None, s.split(",")))) for bits, s in arrays]
+    counts = [
+        int(bits) // 8 * math.prod(map(int, filter(None, s.split(",")))) for bits, s in arrays
+    ]
     return {"count": len(found), "bytes": sum(counts)}
 
 
@@ -117,7 +119,10 @@ def run_case(case: str, size: int, devices: list[int], rounds: int) -> dict[str,
             measured[number].append(_fresh(case, size, number))
     rows = []
     for number, runs in measured.items():
-        walls, first = [run["wall_us"] for run in runs], [r["wall_us"] for r in measured[devices[0]]]
+        walls, first = (
+            [run["wall_us"] for run in runs],
+            [r["wall_us"] for r in measured[devices[0]]],
+        )
         processors = os.cpu_count() or 1
         workers = min(number, processors) if runs[0]["kind"] == "cpu" else number
         base = min(devices[0], processors)

@@ -1,4 +1,4 @@
-"""Runs on eight devices against runs on one; test_placement.py calls pytest on it with that many."""
+"""Runs on eight devices against runs on one; test_placement.py calls pytest on it with them."""
 
 import re
 

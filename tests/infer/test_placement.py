@@ -21,7 +21,9 @@ def log_joint(x, z):
 
 def start(num_devices, *arguments):
     """A process with so many virtual devices, in double precision."""
-    flags = f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count={num_devices}"
+    flags = (
+        f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count={num_devices}"
+    )
     return subprocess.Popen(
         [sys.executable, *map(str, arguments)],
         stdout=subprocess.PIPE,
@@ -45,7 +47,7 @@ def finish(*processes):
     """Waits for them, all of which must succeed; none outlives the test."""
     try:
         for process in processes:
-            output, _ = process.communicate(timeout=300)
+            output, _ = process.communicate(timeout=600)
             assert process.returncode == 0, output
     finally:
         for process in processes:
