@@ -37,12 +37,12 @@ def problem_table(result: dict[str, Any]) -> str:
         step = row["us_per_step"]
         cells = [
             name,
-            _spread(step),
+            spread(step),
             _median(row["cpu_us_per_step"]),
             number(step and 1e6 / step["median"]),
-            _spread(row["wall_to_floor"]),
+            spread(row["wall_to_floor"]),
             _median(row["cpu_to_floor"]),
-            _spread(row["wall_to_fastest_peer"]),
+            spread(row["wall_to_fastest_peer"]),
             _median(row["cpu_to_fastest_peer"]),
             number(row["first_call_s"]),
             number(row["call_s"]["median"]),
@@ -81,10 +81,10 @@ def summary_table(problems: Sequence[dict[str, Any]]) -> str:
         rows.append(
             [
                 result["problem"],
-                _spread(row["us_per_step"]),
-                _spread(row["wall_to_floor"]),
+                spread(row["us_per_step"]),
+                spread(row["wall_to_floor"]),
                 _median(row["cpu_to_floor"]),
-                _spread(row["wall_to_fastest_peer"]),
+                spread(row["wall_to_fastest_peer"]),
                 _median(row["cpu_to_fastest_peer"]),
                 row["fastest_peer"] or "-",
                 f"over {SLOW}x" if min(both) > SLOW else "",
@@ -109,7 +109,7 @@ def speed(results: dict[str, Any]) -> list[str]:
         summary_table(results["problems"]),
     ]
     if results.get("imports_s"):
-        rows = [[name, _spread(value)] for name, value in results["imports_s"].items()]
+        rows = [[name, spread(value)] for name, value in results["imports_s"].items()]
         parts += ["## Import", table(("statement", "s [IQR]"), rows)]
     for result in results["problems"]:
         short, long = result["steps"]
@@ -134,7 +134,7 @@ def scale(results: dict[str, Any]) -> list[str]:
         for step in case["steps"]:
             keys = ("full_cpu_ms", "adaptive_cpu_ms", "cpu_overhead", "wall_overhead")
             cells = [case["case"], f"{step.get('size')} {case['unit']}"]
-            steps.append(cells + [_spread(step.get(key)) for key in keys])
+            steps.append(cells + [spread(step.get(key)) for key in keys])
     steps_head = ("model", "size", "full signal: cpu ms [IQR]", "adaptive: cpu ms [IQR]")
     steps_head += ("cpu ratio [IQR]", "wall ratio [IQR]")
     return [
@@ -231,7 +231,7 @@ def streaming(results: dict[str, Any]) -> list[str]:
         for row in case["epochs"]:
             cells = [str(case["size"]), str(row["batch_size"]), str(row["steps"])]
             keys = ("reading_wall_s", "stored_wall_s", "resident_wall_s", "to_reading")
-            cells += [_spread(row[key]) for key in (*keys, "to_resident")]
+            cells += [spread(row[key]) for key in (*keys, "to_resident")]
             times.append([*cells, number(1e6 * row["stored_wall_s"]["median"] / row["steps"])])
         keys = ("files_mb", "peak_mb", "peak_anonymous_mb")
         memory.append([str(case["size"]), *(number(case["memory"][key]) for key in keys)])
@@ -253,7 +253,7 @@ def _own(name: str) -> Callable[[dict[str, Any]], list[str]]:
 
 
 SUITES = {
-    **{name: _own(name) for name in ("variance", "toys", "sample_sizes", "accuracy")},
+    **{name: _own(name) for name in ("variance", "toys", "sample_sizes", "accuracy", "devices")},
     "speed": speed,
     "scale": scale,
     "rao_blackwellization": rao_blackwellization,
@@ -292,7 +292,7 @@ def _median(value: dict[str, float] | None) -> str:
     return number(value["median"] if value else None)
 
 
-def _spread(value: dict[str, float] | None) -> str:
+def spread(value: dict[str, float] | None) -> str:
     if value is None:
         return "-"
     return f"{number(value['median'])} [{number(value['q1'])}, {number(value['q3'])}]"

@@ -30,14 +30,17 @@ class Bar:
         self._began, self._due = time.perf_counter(), np.inf
         self._norm: np.ndarray | None = None
 
-    def update(self, count: int, losses: np.ndarray, norm: Callable[[], np.ndarray]) -> None:
-        """Moves by a chunk of ``count`` steps; with restarts it shows the best run."""
+    def update(self, count: int, losses: np.ndarray, norm: Callable[[], np.ndarray] | None) -> None:
+        """Moves by a chunk of ``count`` steps; with restarts it shows the best run.
+
+        ``norm`` computes that of the gradient; None where one process alone cannot.
+        """
         if self._bar.disable:
             return
         now = time.perf_counter()
         if np.isinf(self._due):  # the first chunk
             self._due = now + max(NORM_SECONDS, NORM_PATIENCE * (now - self._began))
-        elif now >= self._due and count >= NORM_STEPS:
+        elif norm is not None and now >= self._due and count >= NORM_STEPS:
             self._norm, self._due = norm(), now + NORM_INTERVAL
         recent = losses[..., -100:].mean(axis=-1)
         shown = {"elbo": f"{-float(np.min(recent)):.5g}"}

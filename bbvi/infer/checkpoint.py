@@ -23,6 +23,7 @@ from bbvi._types import Data, Params, PyTree
 from bbvi.infer.batching import Source
 from bbvi.infer.chunk import trace_shapes
 from bbvi.infer.loop import Position, Record
+from bbvi.infer.placement import gathered, is_key, on_host
 from bbvi.infer.step import Algorithm, FitState
 from bbvi.problem import Problem
 from bbvi.refinement import free_point
@@ -40,7 +41,8 @@ class Checkpoint:
     any moment, the same call continues from the last one and ends with the same numbers, bit for
     bit, as a run that was not interrupted. A run that is over is returned at once; with more
     ``num_steps`` or ``num_epochs`` it goes on. Where saving fails, as on a full disk, the run
-    warns and goes on.
+    warns and goes on. On another number of devices a run goes on with the same numbers up to
+    rounding.
 
     Args:
       directory: a folder for this run alone, made if it is not there.
@@ -121,7 +123,7 @@ class Store:
     def save(self, position: Position) -> None:
         """Writes a checkpoint; warns where that fails."""
         began = time.perf_counter()
-        arrays = _arrays((position.state, position.record, position.first))
+        arrays = on_host((position.state, position.record, position.first))
         rest = {
             "about": self.about,
             "shapes": [[list(leaf.shape), leaf.dtype.name] for leaf in arrays],
@@ -211,20 +213,9 @@ def _checksum(rest: dict[str, Any]) -> int:
 
 
 def _as_array(stored: np.ndarray, like: jax.Array) -> jax.Array:
-    if _is_key(like):
+    if is_key(like):
         return jax.random.wrap_key_data(jnp.asarray(stored), impl=jax.random.key_impl(like))
     return jnp.asarray(stored)
-
-
-def _is_key(leaf: Any) -> bool:
-    return jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)
-
-
-def _arrays(tree: PyTree) -> list[np.ndarray]:
-    """Leaves on the host; of random keys, their data."""
-    with jax.debug_key_reuse(False):  # noqa: FBT003 - JAX's own form
-        leaves = jax.tree.leaves(tree)
-        return [np.asarray(jax.random.key_data(a) if _is_key(a) else a) for a in leaves]
 
 
 def _numbered(arrays: list[np.ndarray]) -> dict[str, np.ndarray]:
@@ -263,7 +254,7 @@ def open_store(
         "optimizer": " ".join(_words(algorithm.optimizer.fingerprint)),
         "batch_size": str(None if batching is None else batching.batch_size),
         "num_restarts": str(len(state.rate) if state.rate.ndim else 1),
-        "key": str(_arrays(state.key)[0].tolist()),
+        "key": str(on_host(state.key)[0].tolist()),
         "the state's shapes": str([leaf.shape for leaf in jax.tree.leaves(state)]),
         "the trace": _text(trace),
         "x": _text({name: _sum(leaf) for name, leaf in named_leaves(source.x, "x").items()}),
@@ -301,8 +292,8 @@ def _sum(leaf: Any) -> str:
     head = f"{leaf.dtype.name}{list(leaf.shape)}"
     if isinstance(leaf, np.memmap):  # entries all over it would take long to read
         return f"{head} beginning with {zlib.crc32(leaf.reshape(-1)[:SUMMED].tobytes()):x}"
-    values = np.asarray(leaf).reshape(-1)
-    return f"{head} of checksum {zlib.crc32(values[:: 1 + len(values) // SUMMED].tobytes()):x}"
+    values = np.asarray(gathered(leaf.reshape(-1)[:: 1 + leaf.size // SUMMED]))
+    return f"{head} of checksum {zlib.crc32(values.tobytes()):x}"
 
 
 def _program(algorithm: Algorithm, params: Params, x: Data) -> str:

@@ -83,7 +83,7 @@ def gradient_norm(algorithm: Algorithm, state: FitState, x: Data, *, is_batched:
 def _run_chunk(
     algorithm: Algorithm, state: FitState, *, x: Data, num_steps: Array, is_guarded: bool
 ) -> tuple[FitState, Array, tuple[Array, PyTree]]:
-    first = state.step
+    first, placement = state.step, algorithm.placement
     num_blocks, block = chunk_shape(algorithm, state, x)
 
     def take(carry: tuple[FitState, Array], noise: PyTree) -> tuple[Any, Any]:
@@ -94,11 +94,13 @@ def _run_chunk(
         else:
             state, info = algorithm.step(state, x, noise)
         traced = () if algorithm.trace_fn is None else algorithm.trace_fn(info)
-        return (state, halted), (info.loss, traced)
+        return (algorithm.placed(state), halted), (info.loss, traced)
 
     def run_block(carry: Any, start: Array) -> tuple[Any, Any]:
         steps = start + jnp.arange(block)
         noise = jax.vmap(lambda i: algorithm.draw(carry[0], first + i, x))(steps)
+        if placement is not None:
+            noise = placement.draws(noise, algorithm.resolve(carry[0].params, x).num_samples)
 
         def body(carry: Any, inputs: Any) -> tuple[Any, Any]:
             index, noise = inputs
@@ -116,7 +118,8 @@ def _run_chunk(
     length = num_blocks * block
     losses, traces = jax.tree.map(lambda leaf: leaf.reshape(length, *leaf.shape[2:]), outputs)
     finite = [jnp.isfinite(leaf).all() for leaf in (losses, *jax.tree.leaves(state.params))]
-    return state, jnp.stack(finite).all(), (losses, traces)
+    read = jnp.stack(finite).all(), (losses, traces)  # by the host
+    return state, *(read if placement is None else placement.everywhere(read))
 
 
 def _when(condition: Array, run: Callable[..., Any], carry: Any, inputs: Any) -> tuple[Any, Any]:

@@ -16,6 +16,7 @@ from bbvi._tree import shapes
 from bbvi._types import Data, Key, Latents, Params, PyTree
 from bbvi.guides.base import Guide
 from bbvi.infer.batching import Batching, Feed, Source, minibatches
+from bbvi.infer.placement import readable
 from bbvi.problem import Problem, check_problem
 from bbvi.refinement import free_point, free_problem
 
@@ -39,6 +40,7 @@ def over_keys(
     return jax.tree.map(lambda leaf: leaf.reshape(-1, *leaf.shape[2:])[:num_samples], batches)
 
 
+@readable
 @functools.partial(jax.jit, static_argnames=("problem", "num_samples"))
 def draw(problem: Problem, key: Key, params: Params, x: Data, num_samples: int) -> Latents:
     """Draws ``[S, ...]``."""
@@ -50,6 +52,7 @@ def draw(problem: Problem, key: Key, params: Params, x: Data, num_samples: int) 
     return over_keys(one, key, num_samples)
 
 
+@readable
 @functools.partial(jax.jit, static_argnames=("problem", "num_samples"))
 def evaluated_draws(
     problem: Problem, key: Key, params: Params, x: Data, num_samples: int
@@ -85,6 +88,7 @@ def batch_log_weights(
     return jnp.concatenate(weights)
 
 
+@readable
 @functools.partial(jax.jit, static_argnames=("problem", "batching", "num_batches"))
 def _feed_log_weights(
     problem: Problem, batching: Batching, key: Key, params: Params, feed: Feed, num_batches: int
@@ -135,6 +139,7 @@ def component_log_weights(
     return jnp.concatenate(weights, axis=1)
 
 
+@readable
 @functools.partial(jax.jit, static_argnames=("problem", "num_samples"))
 def _component_log_weights(
     problem: Problem, key: Key, params: Params, x: Data, num_samples: int
@@ -152,6 +157,7 @@ def _component_log_weights(
     return over_keys(one, key, num_samples, num_rows)
 
 
+@readable
 @functools.partial(jax.jit, static_argnames=("problem",))
 def log_prob(problem: Problem, params: Params, x: Data, z: Latents) -> Array:
     """Log density of one value of the latents."""

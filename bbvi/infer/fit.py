@@ -16,6 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 from jax import Array
+from jax.sharding import Mesh
 
 from bbvi._optimizers import Optimizer
 from bbvi._tree import abstract
@@ -33,6 +34,7 @@ from bbvi.infer.ladder import Auto, climb
 from bbvi.infer.loader import Loader
 from bbvi.infer.loop import Loop, Progress, final_status
 from bbvi.infer.nonfinite import explain_nonfinite
+from bbvi.infer.placement import check_same, gathered, place
 from bbvi.infer.result import FitResult, History, Restarts
 from bbvi.infer.step import (
     Algorithm,
@@ -91,6 +93,7 @@ def fit(
     init_state: FitState | None = None,
     checkpoint: Checkpoint | str | os.PathLike[str] | None = None,
     num_restarts: int = 1,
+    mesh: Mesh | None = None,
     trace_fn: Callable[[StepInfo], PyTree] | None = None,
     callbacks: Sequence[Callable[[Progress], bool | None]] = (),
     nonfinite: NonFinite = "raise",
@@ -134,6 +137,10 @@ def fit(
         holds this run already, it is continued.
       num_restarts: independent runs from different keys, compiled as one; the best is returned
         and their agreement reported.
+      mesh: devices to spread the run over: rows of x, and of the parameters of ``Local`` guides,
+        over its axis ``data``, draws over its axis ``samples``. The numbers are those of one
+        device, up to rounding. Of several processes all must make the same call; see
+        docs/devices.md.
       trace_fn: what to record at every step besides the loss, a function of ``StepInfo`` such as
         ``lambda info: info.gradient_norm``; it is compiled.
       callbacks: called between chunks with a ``Progress``; one that returns True stops the run.
@@ -179,6 +186,7 @@ def fit(
             init_state=init_state,
             checkpoint=checkpoint,
             num_restarts=num_restarts if num_restarts != 1 else None,
+            mesh=mesh,
         )
         run = functools.partial(
             fit,
@@ -202,6 +210,9 @@ def fit(
     keys = jax.random.split(check_key(jax.random.key(0) if key is None else key), 4)
     run_keys = jax.random.split(keys[1], num_restarts) if is_batched else keys[1]
     order_key = run_keys if init_state is None else init_state.key
+    placement = None
+    if mesh is not None:
+        placement, x = place(mesh, problem, x, batch_size)
     small, source = source_of(problem, x, batch_size, order_key)
     batching, few = source.batching, source.few
     if num_epochs is not None and batching is not None:
@@ -210,6 +221,8 @@ def fit(
         params = _initial(problem, keys[0], few, init_params, model_params, num_restarts)
     else:
         _check_resume_params(problem, init_state.params, few, num_restarts)
+        if placement is not None:
+            init_state = placement.put(init_state, is_batched=is_batched)
         params = init_state.params
 
     one = jax.tree.map(lambda leaf: leaf[0], params) if is_batched else params
@@ -217,13 +230,17 @@ def fit(
         one = select_params(small, one, jnp.arange(batching.batch_size))
     resolved = _prepare(small, as_estimator(estimator), *abstract((one, few)))
     has_batches = batching is not None
+    if placement is not None:
+        placement.check_samples(resolved)
+        if placement.is_shared:
+            check_same("what fit was given", (keys, params))
     own, lowering = choose_optimizer(problem, resolved, has_batches=has_batches)
     chosen = named or Optimizer.of(own)
     if named is None and init_state is None and init_params is None and not has_batches:
         params = choose_start(problem, resolved, keys[3], params, source.x, num_restarts)
     if named is not None and not has_batches:
         _check_optimizer(named, *abstract(one))
-    algorithm = Algorithm(small, resolved, chosen, nonfinite, trace_fn, batching)
+    algorithm = Algorithm(small, resolved, chosen, nonfinite, trace_fn, batching, placement)
 
     begin = 0 if init_state is None else int(np.max(init_state.step))
     state = start(algorithm, run_keys, source.feed(begin, 1)[0], params, is_batched=is_batched)
@@ -241,6 +258,9 @@ def fit(
     if checkpoint is not None:
         store = loop.store = open_store(checkpoint, problem, algorithm, source, state, one)
         position = store.latest() or position
+        if placement is not None:
+            saved = placement.put(position.state, is_batched=is_batched)
+            position = position._replace(state=saved)
     restarts: Restarts | None = None
     best: Any = ...
     detail = ""
@@ -406,7 +426,9 @@ def _compare(problem: Problem, source: Source, key: Key, state: FitState) -> Res
     """Which of several runs is best, and how far the others are from it."""
     # One key for all runs on purpose: common random numbers make them comparable.
     with jax.debug_key_reuse(False):  # noqa: FBT003 - JAX's own form
-        log_weights, mean, sd = _evaluate(problem, source.batching, key, state.params, source.few)
+        log_weights, mean, sd = gathered(
+            _evaluate(problem, source.batching, key, state.params, source.few)
+        )
         if source.batching is not None:
             pick = map(operator.itemgetter, range(len(state.rate)))
             runs = [jax.tree.map(run, state.params) for run in pick]

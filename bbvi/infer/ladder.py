@@ -190,7 +190,7 @@ def _plan(auto: Auto, modes: Modes | None) -> Iterator[tuple[Guide, Start]]:
         yield full, lambda fits: full.from_mean_field(*gaussian(fits))
     if len(modes.params) > 1:
         mixture = Mixture(modes.guide, len(modes.params))
-        yield mixture, lambda fits: mixture.from_components(modes.params, modes.weights)
+        yield mixture, lambda fits: mixture.from_components(modes.params, list(modes.weights))
     if size <= MAX_NATURAL:
         flow = NormalizingFlow(sites)
         yield (

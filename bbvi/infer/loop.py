@@ -16,6 +16,7 @@ from bbvi._types import Data, PyTree
 from bbvi.infer.bar import Bar
 from bbvi.infer.batching import Source
 from bbvi.infer.chunk import chunk_shape, gradient_norm, run_chunk
+from bbvi.infer.placement import largest
 from bbvi.infer.step import Algorithm, FitState
 from bbvi.infer.stopping import Plateau
 
@@ -140,6 +141,12 @@ class Loop:
     store: Store | None = None
     error: Exception | None = None
 
+    @property
+    def is_shared(self) -> bool:
+        """Whether several processes take the steps: they decide together, one shows progress."""
+        placement = self.algorithm.placement
+        return placement is not None and placement.is_shared
+
     def begin(self, state: FitState) -> Position:
         """Before the first step of a run from a state."""
         first = np.asarray(state.step)
@@ -167,7 +174,8 @@ class Loop:
         )
         records, saved = [before] if done else [], done
         size, is_guarded = length, False
-        bar = Bar(self.num_steps, done, is_shown=progress)
+        is_shown = progress and not (self.is_shared and jax.process_index())
+        bar = Bar(self.num_steps, done, is_shown=is_shown)
         try:
             while done < self.num_steps and status == "max_steps":
                 boundary = self._next_boundary(done, since, _rate(state))
@@ -176,20 +184,21 @@ class Loop:
                 x, count = self.source.feed(begin + done, count)
                 state, record, is_guarded = self._chunk(state, x, count, is_guarded=is_guarded)
                 records.append(record)
-                size = _next_size(count, time.perf_counter() - began)
+                size = int(self._agreed(_next_size(count, time.perf_counter() - began)))
                 taken = np.asarray(state.step) - first
                 done += count
                 norm = functools.partial(self._gradient_norm, state, x)
-                bar.update(count, record.loss, norm)
+                bar.update(count, record.loss, None if self.is_shared else norm)
                 if (taken < done).all():
                     status = "nonfinite"
                 elif done == boundary:
                     status, since, state = self._decide(records, state, done, since)
                 position = Position(state, record, first, done, since, status)
-                if self.store and self.store.is_due():
+                if self.store and self._agreed(self.store.is_due()):
                     saved = self._save(position, records)
                 info = Progress(done, self.num_steps, record.loss, state, norm)
-                if any([callback(info) for callback in callbacks]) and status == "max_steps":
+                is_enough = any([callback(info) for callback in callbacks])
+                if callbacks and self._agreed(is_enough) and status == "max_steps":
                     status = "stopped"
         except KeyboardInterrupt:
             status = "interrupted"
@@ -201,6 +210,10 @@ class Loop:
             self._save(position, records)
         since = since if self.rule else max(done // 2, self.num_annealing)
         return status, state, self._join(records, np.asarray(state.step) - first), since
+
+    def _agreed(self, value: float) -> float:
+        """A number, or a truth, that may be another in every process: the largest of them."""
+        return largest(value) if self.is_shared else value
 
     def _save(self, position: Position, records: list[Record]) -> int:
         """Keeps a position, with the records up to it, and returns its number of steps."""

@@ -24,6 +24,7 @@ from bbvi.infer.causes import (
     support_of,
     takes_constant,
 )
+from bbvi.infer.placement import gathered
 from bbvi.infer.step import Algorithm, FitState
 from bbvi.problem import Problem
 from bbvi.refinement import free_point
@@ -73,7 +74,7 @@ def explain_nonfinite(algorithm: Algorithm, state: FitState, x: Data) -> str:
     """A message naming the step, the term, the values there, the cause and what to try."""
     # The failing step is repeated with its own key.
     with jax.debug_key_reuse(False):  # noqa: FBT003 - JAX's own form
-        x, params, estimate, noise = _replay(algorithm, state, x)
+        x, params, estimate, noise = gathered(_replay(algorithm, state, x))
         head = f"step {int(state.step)}: the loss is {float(estimate.loss):.6g}"
         gradients = list(_not_finite(_by_latent(algorithm, estimate.grads), "params"))
         if gradients:

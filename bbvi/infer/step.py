@@ -18,6 +18,7 @@ from bbvi._types import Data, Key, LogJoint, Params, PyTree, check_key
 from bbvi.estimators import Estimate, Estimator, PerSite, default_estimator
 from bbvi.guides.base import Guide
 from bbvi.infer.batching import Batching
+from bbvi.infer.placement import Placement
 from bbvi.objectives import Elbo, Objective
 from bbvi.problem import Problem, check_problem
 from bbvi.refinement import free_point, free_problem
@@ -102,6 +103,7 @@ class Algorithm:
     nonfinite: NonFinite = "raise"
     trace_fn: Callable[[StepInfo], PyTree] | None = None
     batching: Batching | None = None
+    placement: Placement | None = None
 
     @property
     def free(self) -> Problem:
@@ -125,7 +127,11 @@ class Algorithm:
         view, x = self.view(state, x)[:2]
         point = free_point(self.problem, view.params, x)
         estimator_state = self.resolve(point, x).init(self.free, point, x)
-        return state._replace(estimator_state=estimator_state)
+        return self.placed(state._replace(estimator_state=estimator_state))
+
+    def placed(self, state: FitState) -> FitState:
+        """The state where it lies between steps."""
+        return state if self.placement is None else self.placement.state(state)
 
     def draw(self, state: FitState, step: Array, x: Data) -> PyTree:
         """Randomness of step number ``step``."""
@@ -144,10 +150,14 @@ class Algorithm:
         if self.batching is None:
             return state, x, None
         x, numbers = self.batching.take(x, state.step)
+        place = (lambda leaf: leaf) if self.placement is None else self.placement.rows
+        x = self.batching.map_rows(place, x)
         if not self._has_rows(state.params):
             return state, x, None
         shared, rows = self._split(state.params)
-        rows, row_states = jax.tree.map(lambda leaf: leaf[numbers], (rows, state.opt_state[1]))
+        rows, row_states = jax.tree.map(
+            lambda leaf: place(leaf[numbers]), (rows, state.opt_state[1])
+        )
         guide = self.problem.guide.join_rows(shared.guide, rows.guide)
         view = state._replace(
             params=Params(guide, shared.model), opt_state=(state.opt_state[0], row_states)
@@ -160,6 +170,7 @@ class Algorithm:
             return view
 
         def put(whole: PyTree, part: PyTree) -> PyTree:
+            part = part if self.placement is None else self.placement.everywhere(part)
             return jax.tree.map(
                 lambda leaf, rows: leaf.at[numbers].set(rows, unique_indices=True), whole, part
             )
