@@ -52,12 +52,9 @@ def draw(problem: Problem, key: Key, params: Params, x: Data, num_samples: int) 
     return over_keys(one, key, num_samples)
 
 
-@readable
-@functools.partial(jax.jit, static_argnames=("problem", "num_samples"))
-def evaluated_draws(
+def _evaluated_draws(
     problem: Problem, key: Key, params: Params, x: Data, num_samples: int
 ) -> tuple[Latents, Array, Array]:
-    """Draws ``[S, ...]``, their log joints ``[S]`` and their log densities ``[S]``."""
     params, problem = free_point(problem, params, x), free_problem(problem)
 
     def one(key: Key) -> tuple[Latents, Array, Array]:
@@ -68,10 +65,20 @@ def evaluated_draws(
     return over_keys(one, key, num_samples)
 
 
+@readable
+@functools.partial(jax.jit, static_argnames=("problem", "num_samples"))
+def evaluated_draws(
+    problem: Problem, key: Key, params: Params, x: Data, num_samples: int
+) -> tuple[Latents, Array, Array]:
+    """Draws ``[S, ...]``, their log joints ``[S]`` and their log densities ``[S]``."""
+    return _evaluated_draws(problem, key, params, x, num_samples)
+
+
+@readable
 @functools.partial(jax.jit, static_argnames=("problem", "num_samples"))
 def log_weights(problem: Problem, key: Key, params: Params, x: Data, num_samples: int) -> Array:
-    """Log weights ``[S]`` at fresh draws."""
-    _, log_p, log_q = evaluated_draws(problem, key, params, x, num_samples)
+    """Log weights ``[S]`` at fresh draws, which are not kept."""
+    _, log_p, log_q = _evaluated_draws(problem, key, params, x, num_samples)
     return log_p - log_q
 
 
