@@ -8,6 +8,7 @@ from collections.abc import Sequence
 import jax
 import jax.numpy as jnp
 import numpy as np
+import numpy.typing as npt
 from jax import Array
 
 from bbvi._types import Data, Key, Latents, PyTree, Site
@@ -82,7 +83,7 @@ class Mixture(Guide):
         return (Site(",".join(names), names, type(self).__name__, reparameterized=False),)
 
     def from_components(
-        self, components: Sequence[PyTree], weights: Sequence[float] | Array | None = None
+        self, components: Sequence[PyTree], weights: npt.ArrayLike | None = None
     ) -> PyTree:
         """Parameters of the mixture from those of each component.
 
@@ -111,7 +112,7 @@ class Mixture(Guide):
         self,
         modes: Sequence[Latents],
         scale: float = 0.1,
-        weights: Sequence[float] | Array | None = None,
+        weights: npt.ArrayLike | None = None,
     ) -> PyTree:
         """Parameters with a component at each of K values of the latents; see ``from_components``.
 

@@ -26,6 +26,7 @@ ABSTRACT = {
 INSTANCES = {
     bbvi.Reparameterization: bbvi.Reparameterization(1),
     bbvi.DoublyReparameterized: bbvi.DoublyReparameterized(2),
+    bbvi.Stratified: bbvi.Stratified(1),
     bbvi.TaylorControlVariate: bbvi.TaylorControlVariate(1),
     bbvi.MeasureValued: bbvi.MeasureValued(1),
     bbvi.ScoreFunction: bbvi.ScoreFunction(2),
@@ -86,6 +87,7 @@ def families(kind):
 
 def problem_for(kind):
     guide, objective = bbvi.MeanField(families(kind)), OBJECTIVES.get(kind, bbvi.Elbo())
+    guide = bbvi.Mixture(guide, 2) if kind is bbvi.Stratified else guide
     problem = bbvi.Problem(log_joint, guide, objective)
     params = problem.init(jax.random.key(0), jnp.asarray(X), jnp.array([0.7, -0.4]))
     return problem, params, jnp.asarray(X)

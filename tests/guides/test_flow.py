@@ -3,12 +3,15 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 from jax.flatten_util import ravel_pytree
 from jax.scipy.stats import norm
 
 import bbvi
 from bbvi import supports
+from bbvi.infer.automatic import flow_optimizer
+from bbvi.natural_gradient import in_local_coordinates
 from bbvi.testing import check_guide
 
 SMALL = {"num_layers": 2, "num_units": 4, "num_bins": 3}
@@ -101,11 +104,12 @@ def test_starts_as_the_gaussian_it_is_made_from(start, x64):
 def test_gradient_of_the_elbo_against_quadrature(x64):
     """One dimension: pathwise, and sticking the landing, over a grid of the noise itself."""
     guide, params = bent({"z": bbvi.Normal()})
+    params["gaussian"]["log_diagonal"] = jnp.zeros(1)
 
     def log_joint(x, z):
         return -0.5 * z["z"] ** 2 + jnp.sin(2 * z["z"])
 
-    grid = jnp.linspace(-9.0, 9.0, 4001)[:, None]
+    grid = jnp.linspace(-9.0, 9.0, 16_001)[:, None]
     mass = jnp.exp(norm.logpdf(grid[:, 0])) * (grid[1, 0] - grid[0, 0])
 
     def elbo(params, held):
@@ -134,27 +138,42 @@ def test_gradient_of_the_elbo_against_quadrature(x64):
     )
     exact = np.array([(value(flat + e) - value(flat - e)) / 2e-5 for e in step])
     np.testing.assert_allclose(full, exact, atol=1e-6)
-    np.testing.assert_allclose(path, exact, atol=1e-4)  # knots meet with a bend
+    # The density has kinks at the knots, between points of the grid.
+    np.testing.assert_allclose(path, exact, atol=5e-4)
 
 
 def test_steps_do_not_depend_on_units():
     """A run on 1000 times the latent is the same run, 1000 times as long."""
+    guide = bbvi.NormalizingFlow({"w": bbvi.Normal((2,))}, **SMALL)
+    optimizer = in_local_coordinates(guide, flow_optimizer())
+    noise = jax.random.normal(jax.random.key(0), (8, 2))
 
-    def final(unit):
-        guide = bbvi.NormalizingFlow({"w": bbvi.Normal((2,))}, **SMALL)
-        start = guide.from_mean_field(unit * jnp.ones(2), jnp.log(unit * jnp.array([1.0, 0.5])))
+    @jax.jit
+    def run(unit):
+        def loss(params):
+            def one(noise):
+                z, log_q = guide.sample_and_log_prob(noise, params.guide, None)
+                w = z["w"] / unit
+                return log_q - norm.logpdf(w[0]) - norm.logpdf(w[1], w[0] ** 2, 0.5)
 
-        def log_joint(x, z):
-            w = z["w"] / unit
-            return norm.logpdf(w[0]) + norm.logpdf(w[1], w[0] ** 2, 0.5)
+            return jax.vmap(one)(noise).mean()
 
-        result = bbvi.fit(log_joint, guide, init_params=start, num_steps=30, progress=False)
-        return result.params.guide["gaussian"]["loc"] / unit, result.history.loss - 2 * np.log(unit)
+        def step(carry, _):
+            params, state = carry
+            value, grads = jax.value_and_grad(loss)(params)
+            updates, state = optimizer.update(grads, state, params)
+            return (optax.apply_updates(params, updates), state), value
 
-    (loc, loss), (scaled_loc, scaled_loss) = final(1.0), final(1024.0)
+        log_scale = jnp.log(unit * jnp.array([1.0, 0.5]))
+        params = bbvi.Params(guide.from_mean_field(unit * jnp.ones(2), log_scale))
+        (params, _), losses = jax.lax.scan(step, (params, optimizer.init(params)), length=30)
+        return params.guide["gaussian"]["loc"] / unit, losses + 2 * jnp.log(unit)
+
+    (loc, losses), (scaled_loc, scaled_losses) = run(1.0), run(1024.0)
     np.testing.assert_allclose(loc, scaled_loc, rtol=1e-3)
-    np.testing.assert_allclose(loss, scaled_loss, atol=1e-2)
+    np.testing.assert_allclose(losses, scaled_losses, atol=1e-2)
     assert abs(loc - 1).max() > 0.05
+    assert losses[-1] < losses[0] - 0.5
 
 
 def banana(x, z):
