@@ -4,6 +4,7 @@ from bbvi import diagnostics, guides, networks, supports
 from bbvi._types import Params
 from bbvi.amortized import Amortized
 from bbvi.baselines import Baseline, LearnedBaseline, LeaveOneOut, MovingAverage, NoBaseline
+from bbvi.calibration import Calibration, CalibrationRow, check_calibration
 from bbvi.comparison import (
     Choice,
     Comparison,
@@ -75,6 +76,7 @@ from bbvi.guides import (
 )
 from bbvi.infer import (
     Checkpoint,
+    Diagnostics,
     FitResult,
     FitState,
     Loader,
@@ -107,6 +109,8 @@ __all__ = [
     "Beta",
     "BiasedEstimator",
     "BlanketReport",
+    "Calibration",
+    "CalibrationRow",
     "Categorical",
     "Checkpoint",
     "Chi",
@@ -115,6 +119,7 @@ __all__ = [
     "ComparisonRow",
     "CoordinateControlVariate",
     "Cost",
+    "Diagnostics",
     "Dirichlet",
     "DisArm",
     "DoubleCv",
@@ -189,6 +194,7 @@ __all__ = [
     "alternating",
     "catalogue_table",
     "check_blankets",
+    "check_calibration",
     "choose_estimator",
     "compare_estimators",
     "diagnostics",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -11,13 +12,20 @@ import numpy as np
 PyTree = Any
 
 
-def named_leaves(tree: PyTree, root: str) -> dict[str, Any]:
+def named_leaves(
+    tree: PyTree, root: str, is_leaf: Callable[[Any], bool] | None = None
+) -> dict[str, Any]:
     """Leaves by path, such as ``{"w": ..., "layers.0": ...}``; a lone leaf is called ``root``."""
-    leaves, _ = jax.tree_util.tree_flatten_with_path(tree)
+    leaves, _ = jax.tree_util.tree_flatten_with_path(tree, is_leaf)
     return {
         jax.tree_util.keystr(path, simple=True, separator=".") or root: leaf
         for path, leaf in leaves
     }
+
+
+def entry_name(name: str, index: tuple[Any, ...]) -> str:
+    """``w[1,2]``: how an entry of a leaf is called."""
+    return name + ("[" + ",".join(map(str, index)) + "]" if index else "")
 
 
 def with_leaf(tree: PyTree, root: str, name: str, leaf: Any) -> PyTree:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import math
 from typing import Any
 
 import jax
@@ -64,7 +65,14 @@ def _cause(x: Data, z: PyTree, log_p: np.ndarray, log_q: np.ndarray, gradients: 
     if broken:
         return (
             f"draws of latent {', '.join(map(repr, broken))} are not finite: its parameters have "
-            "run away; lower the learning rate or use a bounded support."
+            "run away; lower the learning rate or use a bounded support. If the posterior is "
+            "improper, flat or rising for ever in that direction, it needs a prior."
+        )
+    narrow = [n for n, leaf in drawn.items() if is_floating(leaf) and _has_collapsed(leaf)]
+    if narrow:
+        return (
+            f"the guide has collapsed to a point in latent {', '.join(map(repr, narrow))}: "
+            "log_joint has no bound there, and needs a prior that keeps it from that point."
         )
     wrong = ~np.isfinite(log_p)
     if wrong.any():
@@ -89,3 +97,9 @@ def _cause(x: Data, z: PyTree, log_p: np.ndarray, log_q: np.ndarray, gradients: 
             "a division at zero, also inside an unused branch of jnp.where."
         )
     return "log_joint overflowed at a rare draw; lower the learning rate."
+
+
+def _has_collapsed(draws: Array) -> bool:
+    """Whether some entry of draws ``[S, ...]`` varies so little that its variance underflows."""
+    deviation = np.asarray(draws, np.float64).std(axis=0)
+    return bool(np.any(deviation < math.sqrt(float(jnp.finfo(draws.dtype).tiny))))

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from bbvi._tree import named_leaves
+from bbvi._tree import entry_name, named_leaves
 from bbvi._types import Data, Key, Latents, Params, PyTree, check_key
 from bbvi.dependence.row_reads import batch_of
 from bbvi.diagnostics import (
@@ -25,6 +25,7 @@ from bbvi.diagnostics import (
 from bbvi.estimators import Estimator
 from bbvi.factors import FactorizedLogJoint
 from bbvi.guides.base import Guide
+from bbvi.infer.assess import Diagnostics, measure
 from bbvi.infer.batching import Batching, Source
 from bbvi.infer.draws import (
     batch_log_weights,
@@ -34,9 +35,9 @@ from bbvi.infer.draws import (
     log_weights,
     with_proposal,
 )
-from bbvi.infer.step import FitState
+from bbvi.infer.step import Algorithm, FitState
 from bbvi.infer.stopping import Trend
-from bbvi.infer.verdict import verdict
+from bbvi.infer.verdict import judge, verdict
 from bbvi.problem import Problem, check_problem
 from bbvi.refinement import free_point, free_problem
 
@@ -89,6 +90,7 @@ class FitResult:
       batch_problem: the problem of one batch.
       source: what gave the steps their data. With minibatches ``elbo`` and ``log_weights`` take a
         random batch of it for every draw, and stand for all data.
+      algorithm: what a step did, where more of them can be taken for the diagnostics.
 
     Example:
       >>> import bbvi, jax
@@ -115,6 +117,7 @@ class FitResult:
     detail: str = ""
     batch_problem: Problem | None = None
     source: Source | None = None
+    algorithm: Algorithm | None = None
 
     @property
     def batching(self) -> Batching | None:
@@ -182,8 +185,8 @@ class FitResult:
         bad = int(jnp.sum(~jnp.isfinite(weights)))
         if bad:
             raise ValueError(
-                f"{bad} of {num_draws} log weights are not finite, as where log_joint is -inf: give "
-                "the guide's sites the supports of the latents."
+                f"{bad} of {num_draws} log weights are not finite, as where log_joint is -inf: "
+                "give the guide's sites the supports of the latents."
             )
         smoothed = smoothed_weights(weights)
         if smoothed.khat > 0.7:
@@ -345,6 +348,7 @@ class FitResult:
             x=x,
             batch_problem=None,
             source=None,
+            algorithm=None,
         )
 
     def summary(self, key: Key | None = None, num_samples: int = 4000) -> dict[str, Any]:
@@ -363,10 +367,9 @@ class FitResult:
         for name, leaf in named_leaves(self.sample(key, num_samples), "latents").items():
             draws = np.asarray(leaf, np.float64)
             for index in np.ndindex(draws.shape[1:]):
-                label = name + ("[" + ",".join(map(str, index)) + "]" if index else "")
                 values = draws[(slice(None), *index)]
                 low, median, high = np.quantile(values, [0.05, 0.5, 0.95])
-                rows[label] = {
+                rows[entry_name(name, index)] = {
                     "mean": float(values.mean()),
                     "sd": float(values.std(ddof=1)),
                     "5%": float(low),
@@ -389,11 +392,16 @@ class FitResult:
         return plot_result(self, path)
 
     @functools.cached_property
-    def _verdict(self) -> str:
-        return verdict(self)
+    def diagnostics(self) -> Diagnostics:
+        """What the printed verdict is made of, computed when it is first asked for.
+
+        It takes 4096 draws with their weights, 64 gradients and 100 steps more (or a hundredth of
+        those taken), from keys of its own.
+        """
+        return judge(self, measure(self))
 
     def __repr__(self) -> str:
-        return self._verdict
+        return verdict(self)
 
 
 def format_summary(summary: dict[str, dict[str, float]], max_rows: int = 40) -> str:

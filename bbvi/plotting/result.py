@@ -7,7 +7,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from bbvi._tree import named_leaves
+from bbvi._tree import entry_name, named_leaves
 from bbvi.infer.result import FitResult
 from bbvi.plotting._figure import figure_class
 
@@ -65,8 +65,7 @@ def _marginals(draws: Any) -> dict[str, np.ndarray]:
     for name, leaf in sorted(leaves.items(), key=lambda item: item[1].size):
         values = np.asarray(leaf)
         for index in np.ndindex(values.shape[1:]):
-            label = name + ("[" + ",".join(map(str, index)) + "]" if index else "")
-            scalars[label] = values[(slice(None), *index)]
+            scalars[entry_name(name, index)] = values[(slice(None), *index)]
     return scalars
 
 
