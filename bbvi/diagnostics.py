@@ -237,6 +237,8 @@ def smoothed_weights(log_weights: Array) -> SmoothedWeights:
         return SmoothedWeights(plain, -np.inf)  # the largest are all the same: they are bounded
     if np.isnan(khat):
         return SmoothedWeights(plain, -np.inf)
+    if np.isnan(logs).any():
+        return SmoothedWeights(plain, np.inf)  # log weights further apart than floats can hold
     smoothed = np.exp(logs - np.max(logs))
     return SmoothedWeights(smoothed / smoothed.sum(), float(khat))
 

@@ -55,8 +55,8 @@ def test_symmetry_p_is_exact():
 def test_symmetry_p_of_symmetric_values_is_seldom_small():
     """The share of p-values below 5 % is at most that: the statistic is discrete."""
     rng = np.random.default_rng(0)
-    small = np.mean([symmetry_p(rng.beta(0.5, 0.5, 200)) < 0.05 for _ in range(2000)])
-    assert 0.03 < small < 0.05 + 3 * np.sqrt(0.05 * 0.95 / 2000)
+    small = np.mean([symmetry_p(rng.beta(0.5, 0.5, 200)) < 0.05 for _ in range(1000)])
+    assert 0.02 < small < 0.05 + 3 * np.sqrt(0.05 * 0.95 / 1000)
 
 
 def test_symmetry_p_sees_half_a_deviation():
@@ -103,22 +103,24 @@ def test_mean_field_is_too_narrow_on_correlated_means():
 
 
 def test_the_scale_of_a_centred_hierarchy_is_biased():
-    """Mean field cannot follow the funnel of effects and their scale: it takes tau too large."""
+    """Data say little about a small tau: its posterior has a long tail that mean field lacks."""
 
     def simulate(key):
         keys = jax.random.split(key, 3)
-        tau = jnp.exp(jax.random.normal(keys[0]))
+        tau = jnp.exp(2.0 * jax.random.normal(keys[0]))
         theta = tau * jax.random.normal(keys[1], (8,))
         return {"tau": tau, "theta": theta}, theta + jax.random.normal(keys[2], (8,))
 
     def log_joint(x, z):
         tau = z["tau"]
-        prior = norm.logpdf(jnp.log(tau)) - jnp.log(tau) + norm.logpdf(z["theta"], 0.0, tau).sum()
+        prior = norm.logpdf(jnp.log(tau), 0.0, 2.0) - jnp.log(tau)
+        prior = prior + norm.logpdf(z["theta"], 0.0, tau).sum()
         return prior + norm.logpdf(x, z["theta"]).sum()
 
     guide = bbvi.MeanField({"tau": bbvi.LogNormal(), "theta": bbvi.Normal((8,))})
     found = check(log_joint, guide, simulate, num_replications=100)
     assert found.biased == ("tau",)
+    assert found.rows[0].bias > 0.1  # too high
 
 
 def test_discrete_latents_are_ranked_within_their_value():

@@ -191,7 +191,7 @@ def _resolution(z: Latents) -> Worst | None:
     for name, leaf in named_leaves(z, "latents").items():
         if np.issubdtype(leaf.dtype, np.floating):
             draws = leaf.astype(np.float64)
-            sd = np.maximum(draws.std(axis=0), np.finfo(np.float64).tiny)
+            sd = np.maximum(draws.std(axis=0), np.finfo(np.float32).tiny)
             ratios[name] = (np.abs(draws.mean(axis=0)) / sd * np.finfo(leaf.dtype).eps,)
     return _largest(ratios) if ratios else None
 
