@@ -293,11 +293,19 @@ def moment_corrections(draws: Array, probabilities: np.ndarray) -> MomentCorrect
     variance = np.maximum((from_plain**2).mean(axis=0), tiny)
     weighted_variance = np.maximum((p * from_weighted**2).sum(axis=0), tiny)
     sd = np.sqrt(0.5 * (variance + weighted_variance))
-    by_draw = p * from_weighted - from_plain / len(z)
-    by_square = p * from_weighted**2 / weighted_variance - from_plain**2 / variance / len(z)
-    return MomentCorrections(
-        (weighted - plain) / sd,
-        np.sqrt((by_draw**2).sum(axis=0)) / sd,
+    shift = (weighted - plain) / sd
+    # What each draw adds to the moments, to first order; the sum of each is 0.
+    mean = from_plain / len(z)
+    weighted_mean = p * from_weighted
+    square = (from_plain**2 - variance) / len(z)
+    weighted_square = p * (from_weighted**2 - weighted_variance)
+    by_shift = (weighted_mean - mean) / sd - 0.25 * shift * (square + weighted_square) / sd**2
+    by_log_sd = 0.5 * (weighted_square / weighted_variance - square / variance)
+    found = MomentCorrections(
+        shift,
+        np.sqrt((by_shift**2).sum(axis=0)),
         0.5 * np.log(weighted_variance / variance),
-        0.5 * np.sqrt((by_square**2).sum(axis=0)),
+        np.sqrt((by_log_sd**2).sum(axis=0)),
     )
+    is_constant = np.ptp(z, axis=0) == 0  # then all of these are rounding errors
+    return MomentCorrections(*(np.where(is_constant, 0.0, leaf) for leaf in found))

@@ -89,8 +89,9 @@ def _of_run(result: FitResult, found: Diagnostics) -> list[Finding]:
             f"posterior means still move: that of {moved.latent} by {moved.value:.2g} sd in "
             f"{found.num_moves} steps"
         )
-        lower = f"{CONTINUE}; a lower learning rate leaves less noise"
-        findings.append(Finding(1 if moved.value <= LARGE else 2, reason, lower))
+        is_noise = result.status == "converged"
+        advice = "a lower learning rate leaves less noise in the means" if is_noise else CONTINUE
+        findings.append(Finding(1 if moved.value <= LARGE else 2, reason, advice))
     if found.gradient_snr is not None and found.gradient_snr > 1:
         reason = f"the gradient is still mostly signal ({found.gradient_snr:.2g} times its noise)"
         findings.append(Finding(1, reason, CONTINUE))
