@@ -111,8 +111,8 @@ def _of_restarts(restarts: Restarts) -> list[Finding]:
                 2,
                 f"{rivals.sum() + 1} of {len(values)} restarts ended in different places with "
                 "about the same ELBO: q is one of several modes, or has not settled",
-                "bbvi.NormalMixture sites, or bbvi.Tempered(...), for several modes; harmless if "
-                "they only swap labels",
+                "bbvi.Mixture(guide, num_components) for several modes; harmless if they only "
+                "swap labels",
             )
         ]
     if apart.any():
@@ -174,13 +174,13 @@ def _richer(result: FitResult) -> str:
     guide, hint = result.problem.guide, "bbvi.check_calibration(...) tests the marginals by itself"
     if isinstance(guide, GaussianGuide):
         return (
-            "reparameterize the model towards a Gaussian posterior, such as non-centred effects; "
+            "bbvi.NormalizingFlow(sites) for skewed and curved posteriors, or non-centred effects; "
             + hint
         )
     if isinstance(guide, MeanField):
         return (
-            "bbvi.FullRank(sites) for correlations, bbvi.StudentT or bbvi.NormalMixture sites for "
-            f"tails; {hint}"
+            "bbvi.FullRank(sites) for correlations, bbvi.NormalizingFlow(sites) for skewed and "
+            f"curved posteriors, bbvi.StudentT sites for tails; {hint}"
         )
     return f"a richer guide; {hint}"
 
