@@ -237,8 +237,8 @@ def smoothed_weights(log_weights: Array) -> SmoothedWeights:
         return SmoothedWeights(plain, -np.inf)  # the largest are all the same: they are bounded
     if np.isnan(khat):
         return SmoothedWeights(plain, -np.inf)
-    if np.isnan(logs).any():
-        return SmoothedWeights(plain, np.inf)  # log weights further apart than floats can hold
+    if np.isnan(logs).any():  # further apart than floats can hold, or apart by rounding only
+        return SmoothedWeights(plain, np.inf if np.ptp(ratios) > 1.0 else -np.inf)
     smoothed = np.exp(logs - np.max(logs))
     return SmoothedWeights(smoothed / smoothed.sum(), float(khat))
 

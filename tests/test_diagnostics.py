@@ -109,6 +109,8 @@ def test_smoothed_weights():
     assert bad.khat == np.inf
     assert np.isnan(bad.probabilities).all()
     np.testing.assert_allclose(smoothed_weights(np.zeros(200)).probabilities, 1 / 200)
+    rounded = np.random.default_rng(0).integers(-2, 3, 4096) * np.float32(6e-8)
+    assert smoothed_weights(0.6931472 + rounded).khat < 0.7
     apart = smoothed_weights(1e20 * np.random.default_rng(0).normal(size=4096))
     assert apart.khat > 0.7
     assert apart.probabilities.max() > 0.99

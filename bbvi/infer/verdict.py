@@ -92,7 +92,8 @@ def _of_run(result: FitResult, found: Diagnostics) -> list[Finding]:
         is_noise = result.status == "converged"
         advice = "a lower learning rate leaves less noise in the means" if is_noise else CONTINUE
         findings.append(Finding(1 if moved.value <= LARGE else 2, reason, advice))
-    if found.gradient_snr is not None and found.gradient_snr > 1:
+    is_moving = moved is not None and moved.value > SMALL / 10  # else the signal is rounding
+    if is_moving and found.gradient_snr is not None and found.gradient_snr > 1:
         reason = f"the gradient is still mostly signal ({found.gradient_snr:.2g} times its noise)"
         findings.append(Finding(1, reason, CONTINUE))
     if result.restarts is not None:
