@@ -4,6 +4,7 @@ from bbvi import diagnostics, guides, interop, networks, supports
 from bbvi._types import Params
 from bbvi.amortized import Amortized
 from bbvi.baselines import Baseline, LearnedBaseline, LeaveOneOut, MovingAverage, NoBaseline
+from bbvi.calibration import Calibration, CalibrationRow, check_calibration
 from bbvi.comparison import (
     Choice,
     Comparison,
@@ -76,6 +77,7 @@ from bbvi.guides import (
 from bbvi.infer import (
     Auto,
     Checkpoint,
+    Diagnostics,
     FitResult,
     FitState,
     Loader,
@@ -109,6 +111,8 @@ __all__ = [
     "Beta",
     "BiasedEstimator",
     "BlanketReport",
+    "Calibration",
+    "CalibrationRow",
     "Categorical",
     "Checkpoint",
     "Chi",
@@ -117,6 +121,7 @@ __all__ = [
     "ComparisonRow",
     "CoordinateControlVariate",
     "Cost",
+    "Diagnostics",
     "Dirichlet",
     "DisArm",
     "DoubleCv",
@@ -191,6 +196,7 @@ __all__ = [
     "alternating",
     "catalogue_table",
     "check_blankets",
+    "check_calibration",
     "choose_estimator",
     "compare_estimators",
     "diagnostics",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -11,9 +12,11 @@ import numpy as np
 PyTree = Any
 
 
-def named_leaves(tree: PyTree, root: str) -> dict[str, Any]:
+def named_leaves(
+    tree: PyTree, root: str, is_leaf: Callable[[Any], bool] | None = None
+) -> dict[str, Any]:
     """Leaves by path, such as ``{"w": ..., "layers.0": ...}``; a lone leaf is called ``root``."""
-    leaves, _ = jax.tree_util.tree_flatten_with_path(tree)
+    leaves, _ = jax.tree_util.tree_flatten_with_path(tree, is_leaf)
     return {
         jax.tree_util.keystr(path, simple=True, separator=".") or root: leaf
         for path, leaf in leaves
@@ -36,6 +39,11 @@ def as_arrays(x: PyTree) -> PyTree:
     """Data with all leaves on the device, or an error that names one which is no array."""
     leaves = [as_array(name, leaf) for name, leaf in named_leaves(x, "x").items()]
     return jax.tree.unflatten(jax.tree.structure(x), leaves)
+
+
+def entry_name(name: str, index: tuple[Any, ...]) -> str:
+    """``w[1,2]``: how an entry of a leaf is called."""
+    return name + ("[" + ",".join(map(str, index)) + "]" if index else "")
 
 
 def with_leaf(tree: PyTree, root: str, name: str, leaf: Any) -> PyTree:

@@ -1,4 +1,4 @@
-"""Is the answer any good? Monte Carlo estimates with errors, the evidence, and the PSIS k-hat."""
+"""Is the answer any good? Estimates with errors, the evidence, k-hat, and corrected moments."""
 
 from __future__ import annotations
 
@@ -19,6 +19,12 @@ class MonteCarlo(NamedTuple):
 
     value: float
     standard_error: float
+
+    @property
+    def interval(self) -> tuple[float, float]:
+        """The normal 95 % confidence interval."""
+        half = 1.96 * self.standard_error
+        return self.value - half, self.value + half
 
     def __str__(self) -> str:
         if not (math.isfinite(self.value) and 0 < self.standard_error < math.inf):
@@ -231,5 +237,75 @@ def smoothed_weights(log_weights: Array) -> SmoothedWeights:
         return SmoothedWeights(plain, -np.inf)  # the largest are all the same: they are bounded
     if np.isnan(khat):
         return SmoothedWeights(plain, -np.inf)
+    if np.isnan(logs).any():  # further apart than floats can hold, or apart by rounding only
+        return SmoothedWeights(plain, np.inf if np.ptp(ratios) > 1.0 else -np.inf)
     smoothed = np.exp(logs - np.max(logs))
     return SmoothedWeights(smoothed / smoothed.sum(), float(khat))
+
+
+class MomentCorrections(NamedTuple):
+    """What importance weights change in the moments of scalars, ``[...]`` each.
+
+    Attributes:
+      mean: weighted mean minus plain mean, in standard deviations (of both, pooled).
+      mean_error: its standard error.
+      log_sd: log of weighted over plain standard deviation; above 0 where q is too narrow.
+      log_sd_error: its standard error.
+    """
+
+    mean: np.ndarray
+    mean_error: np.ndarray
+    log_sd: np.ndarray
+    log_sd_error: np.ndarray
+
+
+def moment_corrections(draws: Array, probabilities: np.ndarray) -> MomentCorrections:
+    r"""What importance weights change in means and standard deviations of scalars.
+
+    .. math::
+      \frac{\sum_s p_s z_s - \frac1S \sum_s z_s}{\mathrm{sd}}, \qquad
+      \frac12 \log \frac{\sum_s p_s (z_s - m_p)^2}{\frac1S \sum_s (z_s - \bar z)^2}
+
+    Plain and weighted moments are of the same draws, so that their noise cancels where weights
+    hardly vary; errors are of first order in p.
+
+    Args:
+      draws: draws from q, ``[S, ...]``.
+      probabilities: their normalised weights, ``[S]``, such as those of ``smoothed_weights``.
+
+    Returns:
+      Corrections of every scalar; none where a scalar does not vary.
+
+    Example:
+      >>> import numpy as np
+      >>> from bbvi.diagnostics import moment_corrections
+      >>> z = np.random.default_rng(0).normal(size=100_000)
+      >>> weights = np.exp(0.5 * z)  # of N(0.5, 1)
+      >>> found = moment_corrections(z, weights / weights.sum())
+      >>> round(float(found.mean), 1), round(abs(float(found.log_sd)), 1)
+      (0.5, 0.0)
+    """
+    z = np.asarray(draws, np.float64)
+    p = np.asarray(probabilities, np.float64).reshape(-1, *(1,) * (z.ndim - 1))
+    plain, weighted = z.mean(axis=0), (p * z).sum(axis=0)
+    from_plain, from_weighted = z - plain, z - weighted
+    tiny = np.finfo(np.float64).tiny
+    variance = np.maximum((from_plain**2).mean(axis=0), tiny)
+    weighted_variance = np.maximum((p * from_weighted**2).sum(axis=0), tiny)
+    sd = np.sqrt(0.5 * (variance + weighted_variance))
+    shift = (weighted - plain) / sd
+    # What each draw adds to the moments, to first order; the sum of each is 0.
+    mean = from_plain / len(z)
+    weighted_mean = p * from_weighted
+    square = (from_plain**2 - variance) / len(z)
+    weighted_square = p * (from_weighted**2 - weighted_variance)
+    by_shift = (weighted_mean - mean) / sd - 0.25 * shift * (square + weighted_square) / sd**2
+    by_log_sd = 0.5 * (weighted_square / weighted_variance - square / variance)
+    found = MomentCorrections(
+        shift,
+        np.sqrt((by_shift**2).sum(axis=0)),
+        0.5 * np.log(weighted_variance / variance),
+        np.sqrt((by_log_sd**2).sum(axis=0)),
+    )
+    is_constant = np.ptp(z, axis=0) == 0  # then all of these are rounding errors
+    return MomentCorrections(*(np.where(is_constant, 0.0, leaf) for leaf in found))

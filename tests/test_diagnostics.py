@@ -4,7 +4,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from bbvi.diagnostics import log_evidence, monte_carlo_mean, psis_khat, smoothed_weights
+from bbvi.diagnostics import (
+    log_evidence,
+    moment_corrections,
+    monte_carlo_mean,
+    psis_khat,
+    smoothed_weights,
+)
 
 
 def log_weights(scale, size=4000):
@@ -103,3 +109,37 @@ def test_smoothed_weights():
     assert bad.khat == np.inf
     assert np.isnan(bad.probabilities).all()
     np.testing.assert_allclose(smoothed_weights(np.zeros(200)).probabilities, 1 / 200)
+    rounded = np.random.default_rng(0).integers(-2, 3, 4096) * np.float32(6e-8)
+    assert smoothed_weights(0.6931472 + rounded).khat < 0.7
+    apart = smoothed_weights(1e20 * np.random.default_rng(0).normal(size=4096))
+    assert apart.khat > 0.7
+    assert apart.probabilities.max() > 0.99
+
+
+def test_moment_corrections_of_a_known_target_and_their_errors():
+    """q = N(0, 1), p = N(0.3, 0.9): corrections in mean and log deviation, 40 times."""
+    rng, scores, errors = np.random.default_rng(0), [], []
+    pooled = np.sqrt(0.5 * (1 + 0.9**2))
+    for _ in range(40):
+        z = rng.normal(size=(2000, 2))
+        weights = np.exp(0.5 * z[:, 0] ** 2 - 0.5 * ((z[:, 0] - 0.3) / 0.9) ** 2)
+        found = moment_corrections(z, weights / weights.sum())
+        scores.append((found.mean[0] - 0.3 / pooled) / found.mean_error[0])
+        scores.append((found.log_sd[0] - np.log(0.9)) / found.log_sd_error[0])
+        scores.append(found.mean[1] / found.mean_error[1])  # independent: no correction
+        errors.append((found.mean_error[0], found.log_sd_error[0]))
+    assert np.max(errors) < 0.03  # a tenth of the shift
+    scores = np.reshape(scores, (40, 3))
+    np.testing.assert_array_less(np.abs(scores.mean(axis=0)), 4 / np.sqrt(40))
+    assert ((0.7 < scores.std(axis=0)) & (scores.std(axis=0) < 1.4)).all()
+
+
+def test_moments_of_a_constant_need_no_correction():
+    found = moment_corrections(np.ones(100), np.full(100, 0.01))
+    assert found.mean == 0
+    assert found.log_sd == 0
+
+
+def test_the_interval_of_an_estimate():
+    low, high = monte_carlo_mean(np.array([1.0, 3.0])).interval
+    assert (low, high) == pytest.approx((0.04, 3.96))

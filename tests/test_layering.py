@@ -15,11 +15,13 @@ RANKS = {
     3: ("estimators", "refinement"),
     4: ("diagnostics",),  # estimates with their errors: a result reports them
     5: ("infer",),
-    6: ("amortized", "comparison", "testing"),
+    6: ("amortized", "calibration", "comparison", "testing"),
     7: ("semi_amortized", "plotting", "interop"),
 }
 # What is found draws itself, but nothing loads matplotlib before it is asked to; likewise ArviZ.
-DEFERRED = {(room, "bbvi.plotting") for room in ("infer", "dependence", "comparison")}
+DEFERRED = {
+    (room, "bbvi.plotting") for room in ("infer", "dependence", "calibration", "comparison")
+}
 DEFERRED |= {("infer", "bbvi.interop.arviz_tree")}
 RANK_OF = {room: rank for rank, rooms in RANKS.items() for room in rooms}
 FILES = sorted((ROOT / "bbvi").rglob("*.py"))

@@ -1,5 +1,6 @@
 """The loop: one step, chunks of steps, stopping, and what a fit returns."""
 
+from bbvi.infer.assess import Diagnostics
 from bbvi.infer.checkpoint import Checkpoint
 from bbvi.infer.fit import NonFiniteError, fit
 from bbvi.infer.ladder import Auto
@@ -13,6 +14,7 @@ from bbvi.infer.stopping import Plateau
 __all__ = [
     "Auto",
     "Checkpoint",
+    "Diagnostics",
     "FitResult",
     "FitState",
     "History",

@@ -289,6 +289,7 @@ def fit(
         detail=detail,
         batch_problem=small,
         source=source,
+        algorithm=None if has_batches else algorithm,
     )
     if status == "nonfinite" and nonfinite == "raise" and throw:
         raise NonFiniteError(

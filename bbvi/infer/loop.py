@@ -316,7 +316,8 @@ def _rate(state: FitState) -> float:
 
 
 def _with_rate(state: FitState, rate: float) -> FitState:
-    return state._replace(rate=jnp.full_like(state.rate, rate))
+    # By NumPy: an operation of JAX takes as long as a hundred steps of a small model.
+    return state._replace(rate=jnp.asarray(np.full_like(np.asarray(state.rate), rate)))
 
 
 def _next_size(count: int, seconds: float) -> int:
@@ -337,10 +338,10 @@ def final_status(status: str, losses: np.ndarray, tail: np.ndarray) -> str:
     losses = np.asarray(losses)[np.isfinite(losses)]  # without the steps that were skipped
     if status not in ("max_steps", "converged") or len(losses) < 100:
         return status
-    windows = np.array_split(np.asarray(losses, np.float64), 20)
-    means = np.array([window.mean() for window in windows])
+    windows = np.asarray(losses[len(losses) % 20 :], np.float64).reshape(20, -1)
+    means = windows.mean(axis=1)
     best = int(means.argmin())
-    error = np.hypot(*[windows[i].std() / np.sqrt(len(windows[i])) for i in (best, -1)])
+    error = np.hypot(*windows[[best, -1]].std(axis=1) / np.sqrt(windows.shape[1]))
     if means[-1] - means[best] > max(5 * error, windows[best].std(), 1.0):
         return "diverged"
     return "converged" if Plateau().is_level(tail) else status

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import itertools
+import math
 from typing import Any
 
 import jax
@@ -142,8 +143,17 @@ def _about(
     if runaway:
         names = ", ".join(map(repr, runaway))
         reason = f"Draws of latent {names} are not finite: its parameters have run away."
-        remedy = "Lower the learning rate or use a bounded support."
+        remedy = (
+            "Lower the learning rate or use a bounded support. If the posterior is improper, flat "
+            "or rising for ever in that direction, it needs a prior."
+        )
         return _told(draws, Cause(reason, remedy))
+    drawn = named_leaves(z, "latents")
+    narrow = [name for name, leaf in drawn.items() if is_floating(leaf) and _has_collapsed(leaf)]
+    if narrow:
+        names = ", ".join(map(repr, narrow))
+        reason = f"The guide has collapsed to a point in latent {names}: log_joint has no bound."
+        return _told(draws, Cause(reason, "Give it a prior that keeps it from that point."))
     wrong = ~np.isfinite(log_p)
     if wrong.any():
         head = f"log_joint is {log_p[wrong][0]} at {wrong.sum()} of {draws}"
@@ -163,6 +173,13 @@ def _about(
         return []
     head = f"log_joint is finite, its derivative is not at {wrong.sum()} of {draws}"
     return _failure(problem, params, x, z, wrong, head, of_gradient=True)
+
+
+def _has_collapsed(draws: Array) -> bool:
+    """Whether some entry of draws ``[S, ...]`` varies so little that its variance underflows."""
+    deviation = np.asarray(draws, np.float64).std(axis=0)
+    smallest = math.sqrt(float(jnp.finfo(draws.dtype).tiny))
+    return len(draws) > 1 and bool(np.any(deviation < smallest))
 
 
 def _failure(

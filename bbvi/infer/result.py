@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from bbvi._tree import named_leaves
+from bbvi._tree import entry_name, named_leaves
 from bbvi._types import Data, Key, Latents, Params, PyTree, check_key
 from bbvi.dependence.row_reads import batch_of
 from bbvi.diagnostics import (
@@ -26,6 +26,7 @@ from bbvi.diagnostics import (
 from bbvi.estimators import Estimator
 from bbvi.factors import FactorizedLogJoint
 from bbvi.guides.base import Guide
+from bbvi.infer.assess import Diagnostics, measure
 from bbvi.infer.batching import Batching, Source
 from bbvi.infer.draws import (
     batch_log_weights,
@@ -36,9 +37,9 @@ from bbvi.infer.draws import (
     log_weights,
     with_proposal,
 )
-from bbvi.infer.step import FitState
+from bbvi.infer.step import Algorithm, FitState
 from bbvi.infer.stopping import Trend
-from bbvi.infer.verdict import verdict
+from bbvi.infer.verdict import judge, verdict
 from bbvi.problem import Problem, check_problem
 from bbvi.refinement import free_point, free_problem
 
@@ -112,6 +113,7 @@ class FitResult:
       source: what gave the steps their data. With minibatches ``elbo`` and ``log_weights`` take a
         random batch of it for every draw, and stand for all data.
       ladder: with ``Auto``, all guides that were tried.
+      algorithm: what a step did, where more of them can be taken for the diagnostics.
 
     Example:
       >>> import bbvi, jax
@@ -139,6 +141,7 @@ class FitResult:
     batch_problem: Problem | None = None
     source: Source | None = None
     ladder: tuple[Rung, ...] = ()
+    algorithm: Algorithm | None = None
 
     @property
     def batching(self) -> Batching | None:
@@ -367,6 +370,7 @@ class FitResult:
             x=x,
             batch_problem=None,
             source=None,
+            algorithm=None,
         )
 
     def summary(self, key: Key | None = None, num_samples: int = 4000) -> dict[str, Any]:
@@ -385,10 +389,9 @@ class FitResult:
         for name, leaf in named_leaves(self.sample(key, num_samples), "latents").items():
             draws = np.asarray(leaf, np.float64)
             for index in np.ndindex(draws.shape[1:]):
-                label = name + ("[" + ",".join(map(str, index)) + "]" if index else "")
                 values = draws[(slice(None), *index)]
                 low, median, high = np.quantile(values, [0.05, 0.5, 0.95])
-                rows[label] = {
+                rows[entry_name(name, index)] = {
                     "mean": float(values.mean()),
                     "sd": float(values.std(ddof=1)),
                     "5%": float(low),
@@ -453,11 +456,16 @@ class FitResult:
         return to_arviz(self, *draws)
 
     @functools.cached_property
-    def _verdict(self) -> str:
-        return verdict(self)
+    def diagnostics(self) -> Diagnostics:
+        """What the printed verdict is made of, computed when it is first asked for.
+
+        It takes 4096 draws with their weights, 64 gradients and 100 steps more (or a hundredth of
+        those taken), from keys of its own.
+        """
+        return judge(self, measure(self))
 
     def __repr__(self) -> str:
-        return self._verdict
+        return verdict(self)
 
 
 def format_summary(summary: dict[str, dict[str, float]], max_rows: int = 40) -> str:

@@ -39,9 +39,10 @@ def trend(losses: np.ndarray) -> Trend:
 
 
 def _mean_error(values: np.ndarray) -> float:
-    batches = np.array_split(values, min(20, len(values)))
-    means = np.array([batch.mean() for batch in batches])
-    return float(means.std(ddof=1) / math.sqrt(len(means)))
+    num_batches = min(20, len(values))
+    size = len(values) // num_batches  # those left over are fewer than batches, and left out
+    means = values[: num_batches * size].reshape(num_batches, size).mean(axis=1)
+    return float(means.std(ddof=1) / math.sqrt(num_batches))
 
 
 @dataclasses.dataclass(frozen=True)

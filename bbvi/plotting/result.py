@@ -9,7 +9,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from bbvi._tree import named_leaves, shapes
+from bbvi._tree import entry_name, named_leaves, shapes
 from bbvi._types import Latents
 from bbvi.diagnostics import SmoothedWeights, smoothed_weights
 from bbvi.infer.draws import evaluated_draws
@@ -130,8 +130,7 @@ def _marginals(draws: Any) -> dict[str, np.ndarray]:
     leaves = {name: np.asarray(leaf) for name, leaf in named_leaves(draws, "latents").items()}
     for name, values in sorted(leaves.items(), key=lambda item: item[1][0].size):
         for index in np.ndindex(values.shape[1:]):
-            label = name + ("[" + ",".join(map(str, index)) + "]" if index else "")
-            scalars[label] = values[(slice(None), *index)]
+            scalars[entry_name(name, index)] = values[(slice(None), *index)]
     return scalars
 
 

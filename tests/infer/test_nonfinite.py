@@ -136,6 +136,16 @@ def test_a_run_away_scale_is_explained():
     assert "Lower the learning rate" in result.detail
 
 
+def test_a_collapsed_scale_is_explained():
+    def joint(x, z):  # not integrable at 0
+        return norm.logpdf(z["other"]) - 1.5 * jnp.log(jnp.abs(z["tau"]))
+
+    start = GUIDE.params_at({"other": 0.0, "tau": 0.0}, 1e-25)
+    result = fit(joint, optimizer=optax.sgd(1e30), throw=False, init_params=start)
+    assert result.status == "nonfinite"
+    assert "the guide has collapsed to a point in latent 'other', 'tau'" in result.detail
+
+
 def test_one_failing_restart_does_not_hold_up_the_others():
     def half(x, z):  # NaN below -0.25, where some runs start
         outside = jnp.where(z["tau"] > -0.25, 0.0, jnp.nan)
