@@ -98,6 +98,9 @@ def plot(results: dict[str, Any], path: pathlib.Path) -> None:
     cases = {case["case"]: case for case in results["cases"]}
     figure = Figure(figsize=(11, 8), layout="constrained")
     axes = figure.subplots(2, 2)
+    for case, used in (("mixture", axes[0]), ("em", axes[1, :1]), ("ising", axes[1, 1:])):
+        for axis in used if case not in cases else ():
+            figure.delaxes(axis)
     if "mixture" in cases:
         methods = cases["mixture"]["methods"]
         best = max(max(row["elbo"]) for row in methods)

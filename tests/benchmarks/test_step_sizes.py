@@ -10,18 +10,21 @@ import pytest
 import bbvi
 from benchmarks import report, step_sizes
 
+FULL = step_sizes.breast_cancer_suite()
+KINDS = ("ScoreFunction", "Reparameterization")
+SMALL = FULL._replace(estimators={name: FULL.estimators[name] for name in KINDS})
+
 
 def test_elbo_of_a_logistic_regression_by_draws():
-    suite = step_sizes.breast_cancer_suite()
     loc, scale = np.full(31, 0.3), np.full(31, 0.2)
-    phi = suite.guide.params_at({"w": np.float32(loc)}, 0.2)
+    phi = FULL.guide.params_at({"w": np.float32(loc)}, 0.2)
     w = loc + scale * np.random.default_rng(0).normal(size=(4000, 31))
-    x = {name: np.asarray(leaf, np.float64) for name, leaf in suite.x.items()}
+    x = {name: np.asarray(leaf, np.float64) for name, leaf in FULL.x.items()}
     at = (2 * x["labels"] - 1) * (w @ x["features"].T)
     ratios = 0.5 * (((w - loc) / scale) ** 2 - w**2).sum(axis=1) + 31 * np.log(0.2)
     values = ratios - np.logaddexp(0.0, -at).sum(axis=1)
     error = values.std() / np.sqrt(len(values))
-    found = float(step_sizes.logistic_elbo(bbvi.Params(phi), suite.x))
+    found = float(step_sizes.logistic_elbo(bbvi.Params(phi), FULL.x))
     assert error < 0.005 * abs(found)
     assert abs(found - values.mean()) < 4 * error
 
@@ -30,19 +33,9 @@ def test_elbo_of_a_logistic_regression_by_draws():
 def found(tmp_path_factory):
     out = tmp_path_factory.mktemp("step_sizes") / "found.json"
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(step_sizes, "breast_cancer_suite", small)
-        patch.setitem(step_sizes.SUITES, "breast_cancer", small)
+        patch.setitem(step_sizes.SUITES, "breast_cancer", lambda: SMALL)
         step_sizes.main(["--quick", "--only", "breast_cancer", "--out", str(out)])
     return out
-
-
-def small():
-    suite = step_sizes.Suite(*FULL)
-    kinds = ("ScoreFunction", "Reparameterization")
-    return suite._replace(estimators={name: suite.estimators[name] for name in kinds})
-
-
-FULL = step_sizes.breast_cancer_suite()
 
 
 def test_equal_evaluations(found):
