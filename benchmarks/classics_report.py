@@ -8,6 +8,10 @@ import numpy as np
 from bbvi.plotting.comparison import COLOURS, MARKERS
 from benchmarks import report
 
+SCALES = {
+    "passes": "passes over the data",
+    "seconds": "processor seconds, without compiling",
+}
 SHOWN = (1, 2, 3, 5, 8, 12)  # iterations of EM
 ROUNDING = 1e-9  # a share of the optimum: what is nearer has arrived
 
@@ -95,27 +99,27 @@ def plot(results: dict[str, Any], path: pathlib.Path) -> None:
     """Distances to the optimum against passes and seconds; errors of log Z over the coupling."""
     from matplotlib.figure import Figure
 
-    cases = {case["case"]: case for case in results["cases"]}
-    figure = Figure(figsize=(11, 8), layout="constrained")
-    axes = figure.subplots(2, 2)
-    for case, used in (("mixture", axes[0]), ("em", axes[1, :1]), ("ising", axes[1, 1:])):
-        for axis in used if case not in cases else ():
-            figure.delaxes(axis)
-    if "mixture" in cases:
-        methods = cases["mixture"]["methods"]
-        best = max(max(row["elbo"]) for row in methods)
-        for axis, key in zip(axes[0], ("passes", "seconds"), strict=True):
-            _distances(axis, methods, key, "elbo", best)
-            axis.set_ylabel("best ELBO - ELBO (nats)")
-            axis.set_title("Gaussian mixture")
-        axes[0, 1].set_xlabel("processor seconds, without compiling")
-    if "em" in cases:
-        case = cases["em"]
-        _distances(axes[1, 0], case["methods"], "passes", "log_likelihood", case["maximum"])
-        axes[1, 0].set_ylabel("log p(y) at EM's end - log p(y) (nats)")
-        axes[1, 0].set_title("mixture of wines, learned parameters")
-    if "ising" in cases:
-        _errors_of_log_partition(axes[1, 1], cases["ising"])
+    num_panels = sum(2 if case["case"] == "mixture" else 1 for case in results["cases"])
+    rows, columns = -(-num_panels // 2), min(num_panels, 2)
+    figure = Figure(figsize=(5.5 * columns, 4 * rows), layout="constrained")
+    axes = list(figure.subplots(rows, columns, squeeze=False).flat)
+    for case in results["cases"]:
+        if case["case"] == "ising":
+            _errors_of_log_partition(axes.pop(0), case)
+        elif case["case"] == "em":
+            axis = axes.pop(0)
+            _distances(axis, case["methods"], "passes", "log_likelihood", case["maximum"])
+            axis.set_ylabel("log p(y) at EM's end - log p(y) (nats)")
+            axis.set_title("mixture of wines, learned parameters")
+        else:
+            best = max(max(row["elbo"]) for row in case["methods"])
+            for key in SCALES:
+                axis = axes.pop(0)
+                _distances(axis, case["methods"], key, "elbo", best)
+                axis.set_ylabel("best ELBO - ELBO (nats)")
+                axis.set_title("Gaussian mixture")
+    for axis in axes:
+        figure.delaxes(axis)
     figure.savefig(path, dpi=140)
 
 
@@ -133,7 +137,7 @@ def _distances(axis: Any, methods: list[dict[str, Any]], key: str, value: str, b
         )
     axis.set_xscale("log")
     axis.set_yscale("log")
-    axis.set_xlabel("passes over the data")
+    axis.set_xlabel(SCALES[key])
     axis.grid(visible=True, alpha=0.25)
     axis.legend(fontsize=8)
 

@@ -48,10 +48,10 @@ def test_equal_evaluations(found):
 def test_runs_are_those_of_adam_at_each_rate(found):
     (case,) = json.loads(found.read_text())["cases"]
     row = next(row for row in case["rows"] if row["estimator"] == "Reparameterization")
-    key = jax.random.split(jax.random.key(1), 2)[1]
     problem = bbvi.Problem(FULL.log_joint, FULL.guide)
     phi = problem.init(jax.random.key(0), FULL.x).guide
     for number, rate in enumerate(case["rates"]):
+        key = jax.random.split(jax.random.key(1), 2)[1]
         init, step = bbvi.make_step(
             FULL.log_joint,
             FULL.guide,
