@@ -7,6 +7,8 @@ import pytest
 
 from benchmarks import classics, report
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def found(tmp_path_factory):
@@ -28,7 +30,7 @@ def test_no_run_is_above_coordinate_ascent_and_all_come_near(found):
         gaps = best["finals"][0] - np.array(row["elbo"])
         assert np.all(gaps > 0)
         assert gaps[-1] < 0.1 * gaps[0]
-        assert row["passes"][-1] == 200 * row["passes"][0]
+        assert row["passes"][-1] == 199 * row["passes"][0]  # before the last of 200 steps
         assert np.all(np.diff(row["seconds"]) > 0)
 
 
