@@ -128,19 +128,28 @@ def coordinate_ascent(x: Any, start: Factors) -> Run:
     return Run(start, sweep, lambda factors: factors, chunk=1)
 
 
-def fitted(estimator: Any, rate: float, x: Any, start: Factors) -> Run:
-    """``bbvi.fit``, some steps at a time."""
+def family(x: Any, start: Factors) -> tuple[bbvi.MeanField, Any]:
+    """bbvi's guide, and its parameters at some factors."""
     mu, c = (NUM_COMPONENTS, NUM_FEATURES), len(x["measurements"])
     guide = bbvi.MeanField({"mu": bbvi.Normal(mu), "c": bbvi.Categorical(NUM_COMPONENTS, (c,))})
     own = guide.init(jax.random.key(0), x)
     normal = jnp.asarray(np.stack([start.loc.ravel(), start.log_scale.ravel()]), jnp.float32)
     logits = jnp.asarray(start.logits, jnp.float32)
-    phi = own._replace(normal=normal, families={"c": {"logits": logits}})
+    return guide, own._replace(normal=normal, families={"c": {"logits": logits}})
+
+
+def factors_of(guide_params: Any) -> Factors:
+    """The factors that the guide's parameters stand for."""
+    loc, log_scale = np.asarray(guide_params.normal).reshape(2, NUM_COMPONENTS, NUM_FEATURES)
+    return Factors(loc, log_scale, guide_params.families["c"]["logits"])
+
+
+def fitted(estimator: Any, rate: float, x: Any, start: Factors) -> Run:
+    """``bbvi.fit``, some steps at a time."""
+    guide, phi = family(x, start)
 
     def read(state: Any) -> Factors:
-        guide_params = state.params.guide
-        loc, log_scale = np.asarray(guide_params.normal).reshape(2, *mu)
-        return Factors(loc, log_scale, guide_params.families["c"]["logits"])
+        return factors_of(state.params.guide)
 
     return _run(wine_mixture.log_joint_gather, guide, estimator, rate, x, phi, read)
 

@@ -252,8 +252,9 @@ def _own(name: str) -> Callable[[dict[str, Any]], list[str]]:
     return lambda results: importlib.import_module(f"benchmarks.{name}").tables(results)
 
 
+OWN = ("variance", "toys", "sample_sizes", "step_sizes", "classics", "accuracy", "devices")
 SUITES = {
-    **{name: _own(name) for name in ("variance", "toys", "sample_sizes", "accuracy", "devices")},
+    **{name: _own(name) for name in OWN},
     "speed": speed,
     "scale": scale,
     "rao_blackwellization": rao_blackwellization,

@@ -9,7 +9,6 @@ the number of draws have 95 % intervals: -1 is that of independent draws.
 """
 
 import argparse
-import json
 import math
 import pathlib
 from typing import Any
@@ -18,7 +17,7 @@ import numpy as np
 
 import bbvi
 from bbvi.comparison.result import ALL
-from benchmarks import measure, report, targets
+from benchmarks import measure, report, store, targets
 
 PACKAGES = ("jax", "jaxlib", "distrax", "numpy")
 SIZES = (2, 4, 8, 16, 32, 64)
@@ -144,12 +143,7 @@ def main(arguments: list[str] | None = None) -> None:
     sizes = (2, 8, 32) if options.quick else SIZES
     settings = {"num_steps": 200, "num_replicates": 400} if options.quick else {}
     results = run(targets.registered("breast_cancer"), sizes, **settings)
-    text = "\n\n".join(tables(results)) + "\n"
-    print(text)
-    if options.out:
-        options.out.write_text(json.dumps(results, indent=1) + "\n")
-        options.out.with_suffix(".md").write_text(text)
-        plot(results, options.out.with_suffix(".png"))
+    store.finish(options.out, results, plot)
 
 
 if __name__ == "__main__":

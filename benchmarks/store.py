@@ -1,7 +1,8 @@
-"""Results on disk: cases run one at a time gather in one JSON file, its tables beside it."""
+"""Results on disk: a JSON file with its tables, and where there is one its picture, beside it."""
 
 import json
 import pathlib
+from collections.abc import Callable
 from typing import Any
 
 from benchmarks import report
@@ -22,6 +23,22 @@ def merge(path: pathlib.Path | None, suite: str, case: dict[str, Any]) -> dict[s
     kept = [old for old in results["cases"] if old["case"] != case["case"]]
     results["cases"] = [*kept, case]
     if path:
-        path.write_text(json.dumps(results, indent=1) + "\n")
-        path.with_suffix(".md").write_text(report.markdown(results))
+        _write(path, results)
     return results
+
+
+def finish(
+    path: pathlib.Path | None,
+    results: dict[str, Any],
+    plot: Callable[[dict[str, Any], pathlib.Path], None],
+) -> None:
+    """Prints the tables of a suite run as a whole; writes results, tables and picture."""
+    print(report.markdown(results))
+    if path:
+        _write(path, results)
+        plot(results, path.with_suffix(".png"))
+
+
+def _write(path: pathlib.Path, results: dict[str, Any]) -> None:
+    path.write_text(json.dumps(results, indent=1) + "\n")
+    path.with_suffix(".md").write_text(report.markdown(results))

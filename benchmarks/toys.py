@@ -10,13 +10,12 @@
   cannot be taken apart, then as bbvi sees it.
 - Factorized latents: the score function with and without Rao-Blackwellization as they become more.
 
-Exact curves are closed forms or quadrature, made without bbvi. A model's ``log_joint`` is the cost
-plus log q at the parameters of the point, so that log p - log q is the cost, and its gradient is
-that of the cost's expectation: of the entropy nothing is left.
+Exact curves are those of ``benchmarks.toys_exact``, made without bbvi. A model's ``log_joint`` is
+the cost plus log q at the parameters of the point, so that log p - log q is the cost, and its
+gradient is that of the cost's expectation: of the entropy nothing is left.
 """
 
 import argparse
-import json
 import math
 import pathlib
 from collections.abc import Callable
@@ -29,13 +28,22 @@ from jax.scipy.stats import norm
 
 import bbvi
 from bbvi.comparison.replicates import Replicates, Run, replicate, settle
-from benchmarks import measure, report
+from benchmarks import measure, report, store
+from benchmarks.toys_exact import (
+    COSTS,
+    MEAN,
+    MU,
+    PLACES,
+    SIGMA,
+    T,
+    exact_coins,
+    exact_gaussian,
+    exact_squares,
+)
 
 PACKAGES = ("jax", "jaxlib", "distrax", "numpy")
-NODES = 20_001
 SETTLING_STEPS = 300
 ROUNDING = 1e-12  # of the largest variance: less is none
-RANGE = 12.0  # standard deviations that quadrature goes to, on either side
 
 
 class Curve(NamedTuple):
@@ -60,59 +68,6 @@ class Curve(NamedTuple):
     measured: list[float]
     error: list[float]
     z: list[float]
-
-
-# Gaussian toys: f, and its derivative, of z and the cost's parameter k.
-COSTS: dict[str, tuple[Callable[..., Any], Callable[..., Any]]] = {
-    "(z - k)^2": (lambda z, k: (z - k) ** 2, lambda z, k: 2 * (z - k)),
-    "exp(-k z^2)": (lambda z, k: np.exp(-k * z**2), lambda z, k: -2 * k * z * np.exp(-k * z**2)),
-    "cos(k z)": (lambda z, k: np.cos(k * z), lambda z, k: -k * np.sin(k * z)),
-}
-PLACES = {
-    "(z - k)^2": np.linspace(-3, 3, 9),
-    "exp(-k z^2)": np.linspace(0.1, 2, 9),
-    "cos(k z)": np.linspace(0.5, 5, 9),
-}
-MU, SIGMA = 1.0, 1.5
-
-
-def moments(values: np.ndarray, weights: np.ndarray) -> tuple[float, float]:
-    """Mean and variance of values under weights that sum to one."""
-    mean = float(np.sum(weights * values))
-    return mean, float(np.sum(weights * (values - mean) ** 2))
-
-
-def grid(low: float, high: float, density: Callable[[np.ndarray], np.ndarray]) -> Any:
-    """Points and weights of the trapezoid rule, normalized."""
-    points = np.linspace(low, high, NODES)
-    weights = density(points)
-    return points, weights / weights.sum()
-
-
-def exact_gaussian(cost: str, k: float) -> dict[str, dict[str, tuple[float, float]]]:
-    """Mean and variance of one draw's gradient of E f, in mu and log sigma, by quadrature."""
-    f, slope = (lambda z, g=g: g(z, k) for g in COSTS[cost])
-    epsilon, q = grid(-RANGE, RANGE, lambda e: np.exp(-0.5 * e**2))
-    z = MU + SIGMA * epsilon
-    score = {"mu": f(z) * epsilon / SIGMA, "log sigma": f(z) * (epsilon**2 - 1)}
-    path = {"mu": slope(z), "log sigma": slope(z) * SIGMA * epsilon}
-    found = {
-        "score function": {name: moments(g, q) for name, g in score.items()},
-        "pathwise": {name: moments(g, q) for name, g in path.items()},
-    }
-    # Steps of a Rayleigh variable to both sides; a Maxwell one of which the draw is a uniform part.
-    steps, rayleigh = grid(0.0, RANGE, lambda r: r * np.exp(-0.5 * r**2))
-    change = f(MU + SIGMA * steps) - f(MU - SIGMA * steps)
-    weak = {"mu": moments(change / (SIGMA * np.sqrt(2 * np.pi)), rayleigh)}
-    length, maxwell = (a[::20] for a in grid(0.0, RANGE, lambda m: m**2 * np.exp(-0.5 * m**2)))
-    part = (np.arange(400) + 0.5) / 400
-    both = [
-        f(MU + s * SIGMA * length[:, None]) - f(MU + s * SIGMA * length[:, None] * part)
-        for s in (1, -1)
-    ]
-    joint = np.repeat(maxwell[:, None], 400, axis=1) / maxwell.sum() / 800
-    weak["log sigma"] = moments(np.stack(both), np.stack([joint, joint]))
-    return found | {"measure-valued": weak}
 
 
 GAUSSIAN = {
@@ -188,7 +143,6 @@ def curve(
 
 
 # Bernoulli toys: D latents, f the mean of (b - t)^2.
-T = 0.499
 
 
 def coin_log_joint(x: Any, z: Any) -> jax.Array:
@@ -200,34 +154,6 @@ def coin_log_joint(x: Any, z: Any) -> jax.Array:
 def opaque(x: Any, z: Any) -> jax.Array:
     """The same, through functions that no term can be found in."""
     return jnp.sinh(jnp.arcsinh(coin_log_joint(x, z)))
-
-
-def exact_coins(theta: float, num_latents: int) -> dict[str, tuple[float, float]]:
-    """Mean and variance of the gradient in one logit, in closed form.
-
-    With p = theta (1 - theta), s = 1 - 2 t, and m the smaller of theta and 1 - theta. Terms of the
-    other latents add (D - 1) times the variance that their differences have.
-    """
-    p, s, m = theta * (1 - theta), (1 - 2 * T) / num_latents, min(theta, 1 - theta)
-    others = num_latents - 1
-    big = max(theta, 1 - theta)
-    pair = 2 * p  # of two draws, that they differ
-    f1, f0 = (1 - T) ** 2, T**2
-    found = {
-        "leave-one-out": s**2 / 4 * (pair * (1 - pair) + others * pair**2),
-        "DisARM": s**2 / 4 * big**2 * (2 * m * (1 - 2 * m) + others * 4 * m**2),
-        "leave-one-out, blanket": s**2 / 4 * pair * (1 - pair),
-        "local expectation": 0.0,
-    }
-    # f = c + s (b - theta) summed: its first draw times (b_j - theta).
-    mean_f = theta * f1 + (1 - theta) * f0
-    third = p * (1 - 2 * theta)
-    fourth = p * (1 - 3 * p)
-    second = mean_f**2 * p + 2 * mean_f * s * third + s**2 * (fourth + others * p**2)
-    found["score function"] = second - (s * p) ** 2
-    if num_latents == 1:
-        found["ARM"] = 2 * s**2 / 3 * (1 / 8 - (1 / 2 - m) ** 3) - (s * p) ** 2
-    return {name: (s * p, variance) for name, variance in found.items()}
 
 
 # What takes the model apart; the others get the opaque one.
@@ -265,7 +191,6 @@ def coin_curves(num_latents: int, thetas: Any, num_replicates: int) -> list[Curv
 
 
 # Factorized latents: f = sum of z_j^2, q = N(MEAN, 1).
-MEAN = 0.5
 SIZES = (1, 2, 5, 10, 20, 50)
 
 
@@ -276,22 +201,18 @@ def squares_log_joint(x: Any, z: Any) -> jax.Array:
 
 
 def factorized_curves(num_replicates: int) -> list[Curve]:
-    second, spread, cross = MEAN**2 + 1, 2 + 4 * MEAN**2, MEAN**2 + 3
-    own = MEAN**4 + 18 * MEAN**2 + 15 - 4 * MEAN**2
-    signals = {"Rao-Blackwellized": "blanket", "full signal": "full"}
+    exact = [exact_squares(size) for size in SIZES]
     curves = []
-    for name, signal in signals.items():
-        truth, parts = [], []
+    for name, signal in (("Rao-Blackwellized", "blanket"), ("full signal", "full")):
+        parts = []
         for size in SIZES:
-            rest = (size - 1) if signal == "full" else 0
-            added = 2 * cross * rest * second + rest**2 * second**2 + rest * spread
-            truth.append((2 * MEAN, own + added))
             guide = bbvi.MeanField({"z": bbvi.Normal((size,))})
             problem = bbvi.Problem(squares_log_joint, guide)
             phi = {"z": {"loc": jnp.full(size, MEAN), "log_scale": jnp.zeros(size)}}
             params = bbvi.Params(guide.from_site_params(phi))
             estimator = bbvi.ScoreFunction(1, baseline=bbvi.NoBaseline(), signal=signal)
             parts.append(measured(problem, estimator, params, None, num_replicates)["z.loc"])
+        truth = [point[name] for point in exact]
         curves.append(curve("sum of squares", "number of latents", name, SIZES, truth, parts))
     return curves
 
@@ -305,12 +226,17 @@ def all_curves(num_replicates: int) -> list[Curve]:
     ]
 
 
-def plot(curves: list[Curve], path: pathlib.Path) -> None:
+def curves_of(results: dict[str, Any]) -> list[Curve]:
+    return [Curve(**case["curve"]) for case in results["cases"]]
+
+
+def plot(results: dict[str, Any], path: pathlib.Path) -> None:
     """Exact curves over dots with two standard errors."""
     from matplotlib.figure import Figure
 
     from bbvi.plotting.comparison import COLOURS
 
+    curves = curves_of(results)
     panels = list(dict.fromkeys((c.toy, c.panel) for c in curves))
     figure = Figure(figsize=(17, 8), layout="constrained")
     axes = list(figure.subplots(2, -(-len(panels) // 2)).T.flat)
@@ -347,7 +273,7 @@ def plot(curves: list[Curve], path: pathlib.Path) -> None:
 
 def tables(results: dict[str, Any]) -> list[str]:
     rows = []
-    for c in map(lambda case: Curve(**case["curve"]), results["cases"]):
+    for c in curves_of(results):
         known = [(m - e) / s for m, e, s in zip(c.measured, c.exact, c.error, strict=True) if s > 0]
         known = [z for z in known if np.isfinite(z)]
         widest = [s / m for m, s in zip(c.measured, c.error, strict=True) if m > 0]
@@ -389,12 +315,7 @@ def main(arguments: list[str] | None = None) -> None:
             for c in curves
         ],
     }
-    text = "\n\n".join(tables(results)) + "\n"
-    print(text)
-    if options.out:
-        options.out.write_text(json.dumps(results, indent=1) + "\n")
-        options.out.with_suffix(".md").write_text(text)
-        plot(curves, options.out.with_suffix(".png"))
+    store.finish(options.out, results, plot)
 
 
 if __name__ == "__main__":

@@ -143,7 +143,7 @@ def test_a_collapsed_scale_is_explained():
     start = GUIDE.params_at({"other": 0.0, "tau": 0.0}, 1e-25)
     result = fit(joint, optimizer=optax.sgd(1e30), throw=False, init_params=start)
     assert result.status == "nonfinite"
-    assert "the guide has collapsed to a point in latent 'other', 'tau'" in result.detail
+    assert "The guide has collapsed to a point in latent 'other', 'tau'" in result.detail
 
 
 def test_one_failing_restart_does_not_hold_up_the_others():
