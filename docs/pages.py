@@ -204,7 +204,7 @@ def section(text: str, start: str, end: str) -> str:
 def relinked(text: str) -> str:
     """Tables of results are all on one page here; pictures and data are where they were."""
     text = re.sub(r"\]\(benchmarks/results/[\w-]+\.md\)", "](results.md)", text)
-    return text.replace("](benchmarks/", "](../../benchmarks/")
+    return text.replace("](docs/", "](../").replace("](benchmarks/", "](../../benchmarks/")
 
 
 def skip_member(app, what, name, obj, skip, options):
