@@ -21,7 +21,7 @@ MAX_SOBOL_DIMENSION = 21_201  # direction numbers of Joe and Kuo (2008), as SciP
 class Sampling(abc.ABC):
     """How the base noise of the S draws of one step is made; each draw has the guide's law.
 
-    To write one, subclass :class:`Coupled` and define ``uniforms``.
+    To write one, subclass ``bbvi.sampling.Coupled`` and define ``uniforms``.
 
     Example:
       >>> import bbvi, jax

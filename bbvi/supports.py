@@ -95,7 +95,7 @@ class Support(abc.ABC):
 
     @abc.abstractmethod
     def log_det(self, u: ArrayLike) -> Array:
-        """Log |det dz/du| at u, summed over all events: a scalar."""
+        """Log of the absolute determinant of dz/du at u, summed over all events: a scalar."""
 
     @abc.abstractmethod
     def contains(self, z: ArrayLike) -> Array:
@@ -414,7 +414,7 @@ class _CholeskyFactor(_SquareMatrix):
 
 @dataclasses.dataclass(frozen=True)
 class _CorrelationCholesky(_SquareMatrix):
-    """Cholesky factors of correlation matrices: rows (u, 1) of a triangle, scaled to length one."""
+    """Cholesky factors of correlation matrices, rows (u, 1) of a triangle, scaled to length one."""
 
     smallest: ClassVar[int] = 2
     make_bijector: ClassVar[Callable[[], Any]] = staticmethod(_correlation_bijector)

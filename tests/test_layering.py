@@ -1,6 +1,8 @@
 """Imports go one way, so that each room of the library can be read on its own."""
 
 import ast
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -64,3 +66,12 @@ def test_imports_go_one_way(path):
         is_below = rank(there) < rank(here) or rank(there) == rank(here) == 0
         is_allowed = there == here or is_below or (here, module) in DEFERRED
         assert is_allowed, f"{here} must not import {module}"
+
+
+def test_import_loads_nothing_that_few_need():
+    """Each of them takes from half a second to several."""
+    heavy = ["arviz_stats", "grain", "matplotlib", "orbax.checkpoint", "pandas", "scipy.stats"]
+    code = f"import sys, bbvi; print([name for name in {heavy} if name in sys.modules])"
+    command = [sys.executable, "-c", code]
+    found = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert found.stdout.strip() == "[]"

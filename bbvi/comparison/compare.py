@@ -8,7 +8,7 @@ from typing import Any
 
 import jax
 import numpy as np
-from tqdm.auto import tqdm
+from tqdm import tqdm
 
 from bbvi._checks import check_count
 from bbvi._types import Data, Key, LogJoint, Params, PyTree, check_key

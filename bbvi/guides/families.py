@@ -96,7 +96,7 @@ class Family(abc.ABC):
 
     @property
     def noise_size(self) -> int | None:
-        """How many uniforms the base noise is a function of; None: it is not one."""
+        """How many uniforms the base noise is a function of, or None where it is not one."""
         return None
 
     def noise_from_uniform(self, u: Array) -> PyTree:

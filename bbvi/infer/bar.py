@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable
 
 import numpy as np
-from tqdm.auto import tqdm
+from tqdm import tqdm
 
 # The norm of the gradient is a program of its own, which takes about one step to run. It is shown
 # once a run has lasted so many seconds, and times as long as its first chunk, most of which is

@@ -150,7 +150,7 @@ class FitResult:
 
     @property
     def params(self) -> Params:
-        """Final parameters: ``.guide`` and, for learned models, ``.model``."""
+        """Final parameters, ``.guide`` and, for learned models, ``.model``."""
         return self.state.params
 
     def sample(self, key: Key, num_samples: int) -> Latents:

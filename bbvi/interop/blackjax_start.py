@@ -29,7 +29,8 @@ class SamplerStart(NamedTuple):
     """A posterior over one unconstrained vector u ``[D]``, and where to begin to sample it.
 
     Attributes:
-      log_density: ``u -> []``, log p(x, z(u)) + log |dz/du|: what a sampler takes. It is a pytree
+      log_density: ``u -> []``, log p(x, z(u)) plus the log determinant: what
+        samplers take. It is a pytree
         that holds the data, so that it may be an argument of a compiled function.
       positions: draws of u from the fitted guide, ``[C, D]``, one for each chain.
       inverse_mass_matrix: covariance of u under the guide, ``[D, D]``; its diagonal ``[D]`` where
