@@ -126,6 +126,31 @@ def bbvi_fit(family: str, posterior: Posterior, num_steps: int | None) -> Run:
     return run
 
 
+def bbvi_auto(posterior: Posterior, num_steps: int | None) -> Run:
+    """``bbvi.fit`` with the guide left to it, and draws corrected by their weights where they can.
+
+    Its evaluations are those of several guides and not counted.
+    """
+    full_rank = posterior.target.guides["full_rank"]()
+    guide = bbvi.Auto(jax.tree.unflatten(full_rank.treedef, full_rank.families))
+
+    def run(key: Key) -> Approximation:
+        steps = {} if num_steps is None else {"num_steps": num_steps}
+        result = bbvi.fit(
+            posterior.target.log_joint, guide, posterior.x, key=key, progress=False, **steps
+        )
+
+        def sample(key: Key, num_draws: int) -> dict[str, jax.Array]:
+            try:
+                return result.resample(key, num_draws)
+            except ValueError:  # k-hat is above 0.7
+                return result.sample(key, num_draws)
+
+        return Approximation(sample, result.log_weights, None)
+
+    return run
+
+
 def best(family: str, posterior: Posterior, num_steps: int) -> Run:
     """The best Gaussian of a family, as near as it can be had by starting from the answer.
 
@@ -303,5 +328,6 @@ METHODS = {
     "blackjax_fullrank_vi": Method.of_blackjax("full_rank", "fullrank_vi"),
     "numpyro_AutoLaplaceApproximation": Method.of_numpyro("full_rank", "AutoLaplaceApproximation"),
     "blackjax_pathfinder": Method("full_rank", blackjax_pathfinder, "defaults"),
+    "bbvi_auto": Method("full_rank", bbvi_auto, "no settings; resampled where k-hat is below 0.7"),
     "best_full_rank": Method.of_yardstick("full_rank"),
 }
