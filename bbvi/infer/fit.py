@@ -177,6 +177,7 @@ def fit(
     began = time.perf_counter()
     if isinstance(guide, Auto):
         _check_auto(
+            x,
             estimator=estimator,
             objective=objective,
             optimizer=optimizer,
@@ -325,7 +326,12 @@ def _check_options(
         raise TypeError(f"init_state must be the .state of a result, result.state, got a {got}.")
 
 
-def _check_auto(**options: Any) -> None:
+def _check_auto(x: Data, **options: Any) -> None:
+    if isinstance(x, Loader):
+        raise ValueError(
+            "Auto compares guides on all data at once, got a Loader of batches; name a guide such "
+            "as bbvi.FullRank(sites)."
+        )
     given = [name for name, value in options.items() if value is not None]
     if given:
         raise ValueError(

@@ -13,6 +13,7 @@ import numpy as np
 from jax import Array
 from jax.scipy.special import logsumexp
 
+from bbvi._tree import as_arrays
 from bbvi._types import Data, Key, LogJoint, PyTree
 from bbvi.diagnostics import MonteCarlo, monte_carlo_mean, psis_khat
 from bbvi.estimators import default_estimator
@@ -237,7 +238,7 @@ def _find_modes(
 ) -> Modes | None:
     """The modes that short runs from different starts find, where there can be such runs."""
     init_key, mixture_key, key = jax.random.split(key, 3)
-    x = jax.tree.map(jnp.asarray, x)
+    x = as_arrays(x)
     problem = Problem(log_joint, auto.mean_field)
     params = problem.init(init_key, x, model_params)
     check_problem(problem, params, x)

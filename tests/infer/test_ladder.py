@@ -124,6 +124,8 @@ def test_options_that_belong_to_one_guide_are_refused():
         bbvi.fit(log_joint, auto, optimizer=optax.adam(0.1))
     with pytest.raises(ValueError, match="Auto chooses batch_size, num_restarts by itself"):
         bbvi.fit(log_joint, auto, batch_size=2, num_restarts=2)
+    with pytest.raises(ValueError, match="on all data at once, got a Loader"):
+        bbvi.fit(log_joint, auto, bbvi.Loader([jnp.zeros(2)], num_data=2))
     with pytest.raises(TypeError, match=r"bbvi.Auto\(\{...\}\) for fit to choose one, got 'auto'"):
         bbvi.fit(log_joint, "auto")
     with pytest.raises(TypeError, match="MeanField got 3 for latent 'a'"):
