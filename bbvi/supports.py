@@ -14,7 +14,6 @@ Cholesky factor of a correlation matrix. Dirichlet, Wishart and LKJ densities us
 
 Example:
   >>> import jax.numpy as jnp
-import numpy as np
   >>> from bbvi import supports
   >>> supports.simplex.unconstrained_shape((5, 3))
   (5, 2)

@@ -136,7 +136,7 @@ def choose_estimator(
       Variational Inference.
     """
     check_count("num_samples", num_samples, 2)
-    check_count("num_steps", num_steps)
+    check_count("num_steps", num_steps, least=0)
     check_count("num_replicates", num_replicates, 2)
     start_key, key = jax.random.split(check_key(key))
     init, step = make_step(log_joint, guide)

@@ -339,5 +339,5 @@ def test_bad_log_joints_are_refused():
         bbvi.explain(lambda x, z: z if z > 0 else -z, None, 1.0)
     with pytest.raises(ValueError, match=r"must return a scalar for ONE draw.*got shape \(2,\)"):
         bbvi.explain(lambda x, z: z, None, np.zeros(2))
-    with pytest.raises(ValueError, match="reads latent 'b'"):
+    with pytest.raises(ValueError, match="looks up 'b', which there is not"):
         bbvi.explain(lambda x, z: z["b"], None, {"a": 1.0})

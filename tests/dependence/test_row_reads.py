@@ -22,9 +22,16 @@ def test_batch_of(x, names, expected):
     assert batch_of(x, names) == expected
 
 
-@pytest.mark.parametrize("x", [None, 1.0, {"y": np.ones(5), "knots": np.ones(3)}])
-def test_no_clear_batch_is_refused(x):
-    with pytest.raises(ValueError, match="must share one leading axis"):
+@pytest.mark.parametrize(
+    ("x", "message"),
+    [
+        (None, "no rows to take batches of"),
+        (1.0, "no rows to take batches of"),
+        ({"y": np.ones(5), "knots": np.ones(3)}, "must share one leading axis"),
+    ],
+)
+def test_no_clear_batch_is_refused(x, message):
+    with pytest.raises(ValueError, match=message):
         batch_of(x, None)
 
 

@@ -408,7 +408,7 @@ def test_leaves_without_rows_are_shared():
 
 def test_a_step_that_is_not_finite_names_the_rows_data():
     y = X["y"].at[7].set(jnp.nan)
-    with pytest.raises(bbvi.NonFiniteError, match=r"data 'y' holds 1 entries that are NaN") as info:
+    with pytest.raises(bbvi.NonFiniteError, match=r"Data 'y' holds 1 entries that are NaN") as info:
         bbvi.fit(
             log_joint,
             GUIDES["global, free"],

@@ -302,7 +302,7 @@ def test_a_step_that_is_not_finite_names_the_data(x, tmp_path):
     y = np.array(x["y"])
     y[50] = np.nan
     bad = {**x, "y": to_disk(tmp_path / "bad", y)}
-    with pytest.raises(bbvi.NonFiniteError, match=r"data 'y' holds 1 entries that are NaN"):
+    with pytest.raises(bbvi.NonFiniteError, match=r"Data 'y' holds 1 entries that are NaN"):
         run(bad)
 
 

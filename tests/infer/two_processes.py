@@ -66,7 +66,7 @@ def main(port: str, process: int, folder: str) -> None:
         **{"plain loss": plain.history.loss, "local loss": local.history.loss},
         **{"w": plain.sample(jax.random.key(1), 5)["w"], "u": draws["u"]},
         **{"elbo": plain.elbo(jax.random.key(2), 100), "batch elbo": local.elbo(jax.random.key(2))},
-        **{"verdict": str(plain).splitlines()[1:3], "summary": str(local.summary())[:20]},
+        **{"verdict": str(plain).splitlines()[2:4], "summary": str(local.summary())[:20]},
         **{"seen": seen, "is_shown": bool(shown.getvalue()), "stopped": stopped.status},
         **{"num_stopped": len(stopped.history.loss)},
     )
