@@ -233,7 +233,7 @@ def test_a_guide_without_one_of_the_latents_is_refused():
     x = eight_schools.data()
     log_joint, sites, data = from_numpyro(schools_model, x["y"], x["sigma"])
     del sites["tau"]
-    with pytest.raises(ValueError, match="looks up .tau., which there is not"):
+    with pytest.raises(ValueError, match="looks up 'tau', which there is not"):
         bbvi.fit(log_joint, bbvi.MeanField(sites), data, progress=False)
 
 
