@@ -223,7 +223,7 @@ GUIDES = {
     "a dict of sites": (
         lambda: fit(guide={"w": bbvi.Normal((3,))}),
         TypeError,
-        r"such as bbvi.MeanField\(\{...\}\), got \{'w': Normal",
+        r"such as bbvi.MeanField\(\{...\}\), or .*, got \{'w': Normal",
     ),
     "a site": (lambda: fit(guide=bbvi.Normal()), TypeError, "such as bbvi.MeanField.*got Normal"),
     "the model in its place": (

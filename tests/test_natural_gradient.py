@@ -187,5 +187,5 @@ def test_parameters_are_needed():
 
 @pytest.mark.parametrize("settings", [{"step_size": 0.0}, {"max_norm": -1.0}])
 def test_settings_must_be_positive(settings):
-    with pytest.raises(ValueError, match="must be positive"):
+    with pytest.raises(ValueError, match="must be a positive number"):
         bbvi.natural_gradient(GUIDES["full_rank"], **settings)

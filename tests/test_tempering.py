@@ -285,7 +285,7 @@ def test_schedules_are_checked_when_made(schedule, message):
 def test_a_step_that_is_not_finite_is_explained():
     """The failing step is repeated with its own power."""
     objective = bbvi.Tempered(optax.linear_schedule(0.1, 1.0, 5))
-    with pytest.raises(bbvi.NonFiniteError, match=r"log_joint is .* at .* of 64 draws"):
+    with pytest.raises(bbvi.NonFiniteError, match=r"log_joint is nan at \d of 8 draws"):
         bbvi.fit(
             lambda x, z: jnp.log(z["mu"]), GUIDE, objective=objective, num_steps=50, progress=False
         )

@@ -391,7 +391,8 @@ def _check_optimizer(optimizer: Optimizer, treedef: Any, shapes: tuple[Any, ...]
     try:
         jax.eval_shape(update, jax.tree.unflatten(treedef, shapes))
     except (TypeError, ValueError, AttributeError, KeyError) as error:
-        raise TypeError(
+        kind = ValueError if isinstance(error, ValueError) else TypeError
+        raise kind(
             f"optimizer fails on the parameters to be trained: {error} Check what it was made "
             "with: a learning rate must be a number, or a function of the step."
         ) from error

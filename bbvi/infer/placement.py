@@ -210,7 +210,9 @@ def gathered(tree: PyTree) -> PyTree:
     """Arrays that the host can read: whole on every process, where several have parts of them."""
 
     def gather(leaf: Any) -> Any:
-        if not isinstance(leaf, Array) or leaf.is_fully_addressable or leaf.is_fully_replicated:
+        if not isinstance(leaf, Array) or isinstance(leaf, jax.core.Tracer):
+            return leaf
+        if leaf.is_fully_addressable or leaf.is_fully_replicated:
             return leaf
         mesh = leaf.sharding.mesh  # type: ignore[attr-defined]
         return jax.device_put(leaf, NamedSharding(mesh, PartitionSpec()))
