@@ -805,7 +805,11 @@ CALLS = {
         r"points must hold bbvi.Params by name.*got \{'a': 1.0\}",
     ),
     "choose by an int": (lambda: choose(key=0), TypeError, "must be one typed key, got 0"),
-    "choose after no steps": (lambda: choose(num_steps=0), ValueError, "num_steps must be an int"),
+    "choose after less than no steps": (
+        lambda: choose(num_steps=-1),
+        ValueError,
+        "num_steps must be an int >= 0, got -1",
+    ),
     "choose by one": (
         lambda: choose(num_replicates=1),
         ValueError,
