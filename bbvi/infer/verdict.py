@@ -65,7 +65,8 @@ def judge(result: FitResult, found: Diagnostics) -> Diagnostics:
     if level == "resample":
         advice.insert(0, "result.resample(key, 1000) corrects the draws by importance weights")
     if level in LEVELS[:2] and result.restarts is None:
-        advice.append("fit(..., num_restarts=4) looks for modes that one run does not see")
+        guide = "result.problem.guide, " if result.ladder else ""  # Auto itself takes no restarts
+        advice.append(f"fit(..., {guide}num_restarts=4) looks for modes that one run does not see")
     return dataclasses.replace(
         found,
         level=level,
