@@ -14,7 +14,7 @@ from jax.scipy.stats import norm
 from bbvi import supports
 from bbvi._random import draw_flat
 from bbvi._types import Key, PyTree
-from bbvi.guides.families import Family, check_support
+from bbvi.guides.families.base import Family, check_support
 from bbvi.supports import Support
 
 
