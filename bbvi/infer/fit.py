@@ -3,38 +3,42 @@
 from __future__ import annotations
 
 import functools
-import numbers
-import operator
 import os
 import time
 import traceback
 from collections.abc import Callable, Sequence
-from typing import Any, get_args
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from jax import Array
 from jax.sharding import Mesh
 
 from bbvi._optimizers import Optimizer
 from bbvi._tree import abstract
 from bbvi._types import Data, Key, LogJoint, Params, PyTree, check_key
-from bbvi.diagnostics import monte_carlo_mean
 from bbvi.estimators import Estimator, default_estimator
 from bbvi.estimators.base import check_pathwise, check_site_weights
 from bbvi.guides.base import Guide
 from bbvi.infer.automatic import choose_optimizer, choose_start
-from bbvi.infer.batching import Batching, Source
 from bbvi.infer.checkpoint import Checkpoint, open_store
 from bbvi.infer.chunk import start
-from bbvi.infer.draws import batch_log_weights, select_params
+from bbvi.infer.draws import select_params
 from bbvi.infer.ladder import Auto, climb
-from bbvi.infer.loader import Loader
 from bbvi.infer.loop import Loop, Progress, final_status
 from bbvi.infer.nonfinite import explain_nonfinite
-from bbvi.infer.placement import check_same, gathered, place
+from bbvi.infer.options import (
+    check_auto,
+    check_batches,
+    check_callbacks,
+    check_optimizer,
+    check_options,
+    check_resume,
+    check_resume_params,
+)
+from bbvi.infer.placement import check_same, place
+from bbvi.infer.restarts import compare_restarts
 from bbvi.infer.result import FitResult, History, Restarts
 from bbvi.infer.step import (
     Algorithm,
@@ -176,7 +180,7 @@ def fit(
     """
     began = time.perf_counter()
     if isinstance(guide, Auto):
-        _check_auto(
+        check_auto(
             x,
             estimator=estimator,
             objective=objective,
@@ -200,9 +204,9 @@ def fit(
         )
         key = check_key(jax.random.key(0) if key is None else key)
         return climb(run, log_joint, guide, x, key, model_params, throw=throw)
-    _check_options(num_steps, num_restarts, nonfinite, trace_fn, stopping, init_state)
-    _check_batches(batch_size, num_epochs, num_steps, x)
-    _check_callbacks(callbacks)
+    check_options(num_steps, num_restarts, nonfinite, trace_fn, stopping, init_state)
+    check_batches(batch_size, num_epochs, num_steps, x)
+    check_callbacks(callbacks)
     checkpoint = None if checkpoint is None else Checkpoint.of(checkpoint)
     if init_state is not None and init_params is not None:
         raise ValueError("init_state and init_params both say where to start: give one.")
@@ -221,7 +225,7 @@ def fit(
     if init_state is None:
         params = _initial(problem, keys[0], few, init_params, model_params, num_restarts)
     else:
-        _check_resume_params(problem, init_state.params, few, num_restarts)
+        check_resume_params(problem, init_state.params, few, num_restarts)
         if placement is not None:
             init_state = placement.put(init_state, is_batched=is_batched)
         params = init_state.params
@@ -240,13 +244,13 @@ def fit(
     if named is None and init_state is None and init_params is None and not has_batches:
         params = choose_start(problem, resolved, keys[3], params, source.x, num_restarts)
     if named is not None and not has_batches:
-        _check_optimizer(named, *abstract(one))
+        check_optimizer(named, *abstract(one))
     algorithm = Algorithm(small, resolved, chosen, nonfinite, trace_fn, batching, placement)
 
     begin = 0 if init_state is None else int(np.max(init_state.step))
     state = start(algorithm, run_keys, source.feed(begin, 1)[0], params, is_batched=is_batched)
     if init_state is not None:
-        _check_resume(init_state, state)
+        check_resume(init_state, state)
         state = init_state
 
     rule = stopping if stopping or num_steps else Plateau()
@@ -268,7 +272,7 @@ def fit(
     with source:
         status, state, record, since = loop.run(position, callbacks, progress=progress)
         if is_batched:
-            restarts = None if loop.error else _compare(small, source, keys[2], state)
+            restarts = None if loop.error else compare_restarts(small, source, keys[2], state)
             best = restarts.best if restarts else 0
         state, history = jax.tree.map(lambda leaf: leaf[best], (state, History(*record)))
         if status == "nonfinite":
@@ -308,59 +312,6 @@ def fit(
     return result
 
 
-def _check_options(
-    num_steps: Any, num_restarts: Any, nonfinite: Any, trace_fn: Any, stopping: Any, init_state: Any
-) -> None:
-    for name, value in (("num_steps", num_steps), ("num_restarts", num_restarts)):
-        is_count = isinstance(value, numbers.Integral) and not isinstance(value, bool)
-        if value is not None and not (is_count and value >= 1):
-            raise ValueError(f"{name} must be an int >= 1, got {value!r}.")
-    if nonfinite not in get_args(NonFinite):
-        raise ValueError(f"nonfinite must be one of {get_args(NonFinite)}, got {nonfinite!r}.")
-    if trace_fn is not None and not callable(trace_fn):
-        raise TypeError(f"trace_fn must be a function of StepInfo, got {trace_fn!r}.")
-    if stopping is not None and not isinstance(stopping, Plateau):
-        raise TypeError(f"stopping must be a bbvi.Plateau, got {stopping!r}.")
-    if init_state is not None and not isinstance(init_state, FitState):
-        got = type(init_state).__name__
-        raise TypeError(f"init_state must be the .state of a result, result.state, got a {got}.")
-
-
-def _check_auto(x: Data, **options: Any) -> None:
-    if isinstance(x, Loader):
-        raise ValueError(
-            "Auto compares guides on all data at once, got a Loader of batches; name a guide such "
-            "as bbvi.FullRank(sites)."
-        )
-    given = [name for name, value in options.items() if value is not None]
-    if given:
-        raise ValueError(
-            f"Auto chooses {', '.join(given)} by itself, for every guide it tries: leave them out, "
-            "or name a guide such as bbvi.FullRank(sites)."
-        )
-
-
-def _check_batches(batch_size: Any, num_epochs: Any, num_steps: Any, x: Any) -> None:
-    for name, value in (("batch_size", batch_size), ("num_epochs", num_epochs)):
-        is_count = isinstance(value, numbers.Integral) and not isinstance(value, bool)
-        if value is not None and not (is_count and value >= 1):
-            raise ValueError(f"{name} must be an int >= 1, got {value!r}.")
-    if num_epochs is not None and batch_size is None and not isinstance(x, Loader):
-        raise ValueError("num_epochs counts passes over batches of the data: give batch_size too.")
-    if num_epochs is not None and num_steps is not None:
-        raise ValueError(
-            f"num_steps={num_steps} and num_epochs={num_epochs} both say how long to run: give one."
-        )
-
-
-def _check_callbacks(callbacks: Any) -> None:
-    if not isinstance(callbacks, Sequence):
-        raise TypeError(f"callbacks must be a sequence of functions, got {callbacks!r}.")
-    for callback in callbacks:
-        if not callable(callback):
-            raise TypeError(f"callbacks must be functions of Progress, got {callback!r}.")
-
-
 @functools.lru_cache(maxsize=1024)
 def _prepare(
     problem: Problem, estimator: Estimator | None, treedef: Any, shapes: tuple[Any, ...]
@@ -379,25 +330,6 @@ def _prepare(
     return resolved
 
 
-@functools.lru_cache(maxsize=1024)
-def _check_optimizer(optimizer: Optimizer, treedef: Any, shapes: tuple[Any, ...]) -> None:
-    """Raise an error that names the optimizer if it fails on parameters of these shapes."""
-    transformation = optimizer.transformation
-
-    def update(params: Params) -> PyTree:
-        extra = {"value": jnp.zeros(()), "fit_step": jnp.zeros((), jnp.int32)}
-        return transformation.update(params, transformation.init(params), params, **extra)
-
-    try:
-        jax.eval_shape(update, jax.tree.unflatten(treedef, shapes))
-    except (TypeError, ValueError, AttributeError, KeyError) as error:
-        kind = ValueError if isinstance(error, ValueError) else TypeError
-        raise kind(
-            f"optimizer fails on the parameters to be trained: {error} Check what it was made "
-            "with: a learning rate must be a number, or a function of the step."
-        ) from error
-
-
 def _initial(
     problem: Problem, key: Key, x: Data, guide_params: PyTree, model_params: PyTree, restarts: int
 ) -> Params:
@@ -407,73 +339,3 @@ def _initial(
         return initial_params(problem, key, x, guide_params, model_params)
 
     return make(key) if restarts == 1 else jax.vmap(make)(jax.random.split(key, restarts))
-
-
-RESUME = (
-    "init_state does not fit this call: guide, model_params, estimator, optimizer and "
-    "num_restarts must be those of the run it came from."
-)
-
-
-def _check_resume_params(problem: Problem, params: Params, x: Data, restarts: int) -> None:
-    """Raise unless the guide's parameters in a state to continue from have the guide's shapes."""
-    lead = (restarts,) if restarts > 1 else ()
-    own = jax.eval_shape(lambda: problem.guide.init(jax.random.key(0), x))
-    wanted = jax.tree.map(lambda leaf: (*lead, *leaf.shape), own)
-    if jax.tree.map(jnp.shape, params.guide) != wanted:
-        raise ValueError(RESUME)
-
-
-def _check_resume(given: FitState, fresh: FitState) -> None:
-    """Raise unless a state to continue from fits this model, guide, estimator and optimizer."""
-    if jax.tree.map(jnp.shape, given) != jax.tree.map(jnp.shape, fresh):
-        raise ValueError(RESUME)
-
-
-def _compare(problem: Problem, source: Source, key: Key, state: FitState) -> Restarts:
-    """Which of several runs is best, and how far the others are from it."""
-    # One key for all runs on purpose: common random numbers make them comparable.
-    with jax.debug_key_reuse(False):  # noqa: FBT003 - JAX's own form
-        log_weights, mean, sd = gathered(
-            _evaluate(problem, source.batching, key, state.params, source.few)
-        )
-        if source.batching is not None:
-            pick = map(operator.itemgetter, range(len(state.rate)))
-            runs = [jax.tree.map(run, state.params) for run in pick]
-            log_weights = [batch_log_weights(problem, source, key, run, 256) for run in runs]
-    # On the host first: iterating over a device array would compile a program to take it apart.
-    elbos = tuple(monte_carlo_mean(weights) for weights in np.asarray(log_weights))
-    values = np.array([elbo.value for elbo in elbos])
-    best = int(np.argmax(np.where(np.isfinite(values), values, -np.inf)))
-
-    def gap(mean: Array, sd: Array) -> np.ndarray:
-        # Of both runs: a discrete site may be saturated, and have no spread, in the best one.
-        pooled = jnp.sqrt(0.5 * (sd**2 + sd[best][None] ** 2))
-        scaled = jnp.abs(mean - mean[best][None]) / jnp.maximum(pooled, 1e-30)
-        return np.asarray(scaled.reshape(len(scaled), -1).max(axis=1))
-
-    gaps = jax.tree.leaves(jax.tree.map(gap, mean, sd))
-    return Restarts(elbos, best, np.max(gaps, axis=0), state)
-
-
-@functools.partial(jax.jit, static_argnames=("problem", "batching"))
-def _evaluate(
-    problem: Problem, batching: Batching | None, key: Key, params: Params, x: Data
-) -> tuple[Array | None, PyTree, PyTree]:
-    """Log weights ``[R, S]``, means and sds of the latents of every run, under common noise.
-
-    With minibatches x is the first batch: there are no log weights then, and of latents with a row
-    for each datum those of the first rows.
-    """
-
-    def one(params: Params) -> tuple[Array | None, PyTree, PyTree]:
-        if batching is not None:
-            params = select_params(problem, params, jnp.arange(batching.batch_size))
-        free, point = free_problem(problem), free_point(problem, params, x)
-        z, log_q = free.sample_and_log_q(free.base_noise(key, 1000), point, x)
-        weights = free.log_p(point, x, z) - log_q if batching is None else None
-        mean = jax.tree.map(lambda a: jnp.mean(a.astype(log_q.dtype), axis=0), z)
-        sd = jax.tree.map(lambda a: jnp.std(a.astype(log_q.dtype), axis=0), z)
-        return weights, mean, sd
-
-    return jax.lax.map(one, params)
