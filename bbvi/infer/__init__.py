@@ -3,13 +3,14 @@
 from bbvi.infer.assess import Diagnostics
 from bbvi.infer.checkpoint import Checkpoint
 from bbvi.infer.fit import NonFiniteError, fit
-from bbvi.infer.ladder import Auto
+from bbvi.infer.ladder import Auto, Rung
 from bbvi.infer.loader import Loader
 from bbvi.infer.loop import Progress
 from bbvi.infer.mode import find_mode
-from bbvi.infer.result import FitResult, History, Restarts, Rung, format_summary
+from bbvi.infer.result import FitResult, History, Restarts
 from bbvi.infer.step import FitState, StepInfo, make_step
 from bbvi.infer.stopping import Plateau
+from bbvi.infer.summary import format_summary
 
 __all__ = [
     "Auto",

@@ -28,7 +28,7 @@ from bbvi.guides import (
     Product,
 )
 from bbvi.infer.automatic import MAX_FULL, MAX_NATURAL, MAX_NOVELTY, can_scout, scout
-from bbvi.infer.result import FitResult, Rung
+from bbvi.infer.result import FitResult
 from bbvi.problem import Problem, check_problem
 
 RANK = 16  # where there are too many dimensions for a full covariance
@@ -86,6 +86,26 @@ class Auto:
 
     def __repr__(self) -> str:
         return f"Auto({self.sites!r})"
+
+
+class Rung(NamedTuple):
+    """One guide that ``Auto`` tried.
+
+    Attributes:
+      guide: the guide.
+      status: of its fit.
+      elbo: its bound at fresh draws, in nats.
+      khat: shape of the tail of its importance weights.
+      gap: log mean weight minus mean log weight: what a perfect guide could gain, in nats.
+      seconds: wall-clock time, compilation included.
+    """
+
+    guide: Guide
+    status: str
+    elbo: MonteCarlo
+    khat: float
+    gap: float
+    seconds: float
 
 
 class Modes(NamedTuple):

@@ -5,15 +5,13 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import functools
-from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from bbvi._tree import entry_name, named_leaves
 from bbvi._types import Data, Key, Latents, Params, PyTree, check_key
 from bbvi.dependence.row_reads import batch_of
 from bbvi.diagnostics import (
@@ -39,9 +37,13 @@ from bbvi.infer.draws import (
 )
 from bbvi.infer.step import Algorithm, FitState
 from bbvi.infer.stopping import Trend
+from bbvi.infer.summary import summarize
 from bbvi.infer.verdict import judge, verdict
 from bbvi.problem import Problem, check_problem
 from bbvi.refinement import free_point, free_problem
+
+if TYPE_CHECKING:
+    from bbvi.infer.ladder import Rung
 
 
 class History(NamedTuple):
@@ -71,26 +73,6 @@ class Restarts(NamedTuple):
     best: int
     disagreement: np.ndarray
     states: FitState
-
-
-class Rung(NamedTuple):
-    """One guide that ``Auto`` tried.
-
-    Attributes:
-      guide: the guide.
-      status: of its fit.
-      elbo: its bound at fresh draws, in nats.
-      khat: shape of the tail of its importance weights.
-      gap: log mean weight minus mean log weight: what a perfect guide could gain, in nats.
-      seconds: wall-clock time, compilation included.
-    """
-
-    guide: Guide
-    status: str
-    elbo: MonteCarlo
-    khat: float
-    gap: float
-    seconds: float
 
 
 @dataclasses.dataclass(frozen=True, repr=False)
@@ -385,20 +367,7 @@ class FitResult:
           it with ``bbvi.format_summary``.
         """
         key = jax.random.key(0) if key is None else key
-        rows = {}
-        for name, leaf in named_leaves(self.sample(key, num_samples), "latents").items():
-            draws = np.asarray(leaf, np.float64)
-            for index in np.ndindex(draws.shape[1:]):
-                values = draws[(slice(None), *index)]
-                low, median, high = np.quantile(values, [0.05, 0.5, 0.95])
-                rows[entry_name(name, index)] = {
-                    "mean": float(values.mean()),
-                    "sd": float(values.std(ddof=1)),
-                    "5%": float(low),
-                    "50%": float(median),
-                    "95%": float(high),
-                }
-        return rows
+        return summarize(self.sample(key, num_samples))
 
     def plot(self, path: str | None = None, *, prior: Latents | None = None) -> Any:
         """ELBO along the run, what was traced, importance weights, and posterior marginals.
@@ -466,35 +435,6 @@ class FitResult:
 
     def __repr__(self) -> str:
         return verdict(self)
-
-
-def format_summary(summary: dict[str, dict[str, float]], max_rows: int = 40) -> str:
-    """A table of ``FitResult.summary`` as text.
-
-    Args:
-      summary: what ``FitResult.summary`` returned.
-      max_rows: rows shown; the rest are counted.
-
-    Returns:
-      One line per scalar.
-
-    Example:
-      >>> import bbvi
-      >>> row = {"mean": 1.0, "sd": 0.5, "5%": 0.2, "50%": 1.0, "95%": 1.8}
-      >>> print(bbvi.format_summary({"mu": row}))
-              mean      sd      5%     50%     95%
-      mu         1     0.5     0.2       1     1.8
-    """
-    if not (isinstance(summary, Mapping) and all(isinstance(r, Mapping) for r in summary.values())):
-        raise TypeError(f"format_summary takes what FitResult.summary returned, got {summary!r}.")
-    columns = list(next(iter(summary.values())))
-    width = max(len(name) for name in summary)
-    lines = [" " * width + "".join(f"{column:>8}" for column in columns)]
-    for name, row in list(summary.items())[:max_rows]:
-        lines.append(f"{name:<{width}}" + "".join(f"{row[column]:>8.3g}" for column in columns))
-    if len(summary) > max_rows:
-        lines.append(f"... and {len(summary) - max_rows} more")
-    return "\n".join(lines)
 
 
 def _positive(num_samples: int) -> int:

@@ -92,15 +92,6 @@ def test_summary_holds_the_posterior():
     assert rows != result().summary(jax.random.key(5))
 
 
-def test_format_summary():
-    text = bbvi.format_summary(result().summary(), max_rows=2)
-    lines = text.splitlines()
-    assert lines[0].split() == ["mean", "sd", "5%", "50%", "95%"]
-    assert lines[1].startswith("mu")
-    assert lines[-1] == "... and 3 more"
-    assert len(lines) == 4
-
-
 def test_printing_gives_a_verdict():
     text = repr(result(1.5))
     for part in ("status ", "ELBO ", "nats", "k-hat ", "trend ", "200 steps", "Reparameterization"):
