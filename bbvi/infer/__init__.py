@@ -7,7 +7,8 @@ from bbvi.infer.ladder import Auto, Rung
 from bbvi.infer.loader import Loader
 from bbvi.infer.loop import Progress
 from bbvi.infer.mode import find_mode
-from bbvi.infer.result import FitResult, History, Restarts
+from bbvi.infer.restarts import Restarts
+from bbvi.infer.result import FitResult, History
 from bbvi.infer.step import FitState, StepInfo, make_step
 from bbvi.infer.stopping import Plateau
 from bbvi.infer.summary import format_summary

@@ -38,8 +38,8 @@ from bbvi.infer.options import (
     check_resume_params,
 )
 from bbvi.infer.placement import check_same, place
-from bbvi.infer.restarts import compare_restarts
-from bbvi.infer.result import FitResult, History, Restarts
+from bbvi.infer.restarts import Restarts, compare_restarts
+from bbvi.infer.result import FitResult, History
 from bbvi.infer.step import (
     Algorithm,
     FitState,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import operator
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -11,14 +12,30 @@ import numpy as np
 from jax import Array
 
 from bbvi._types import Data, Key, Params, PyTree
-from bbvi.diagnostics import monte_carlo_mean
+from bbvi.diagnostics import MonteCarlo, monte_carlo_mean
 from bbvi.infer.batching import Batching, Source
 from bbvi.infer.draws import batch_log_weights, select_params
 from bbvi.infer.placement import gathered
-from bbvi.infer.result import Restarts
 from bbvi.infer.step import FitState
 from bbvi.problem import Problem
 from bbvi.refinement import free_point, free_problem
+
+
+class Restarts(NamedTuple):
+    """Several runs from different starting points.
+
+    Attributes:
+      elbos: ELBO of each run, with standard errors.
+      best: index of the run that is reported.
+      disagreement: for each run, the largest difference of a posterior mean from the best run's,
+        in posterior standard deviations.
+      states: the final state of all runs, with a leading axis.
+    """
+
+    elbos: tuple[MonteCarlo, ...]
+    best: int
+    disagreement: np.ndarray
+    states: FitState
 
 
 def compare_restarts(problem: Problem, source: Source, key: Key, state: FitState) -> Restarts:

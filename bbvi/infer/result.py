@@ -35,6 +35,7 @@ from bbvi.infer.draws import (
     log_weights,
     with_proposal,
 )
+from bbvi.infer.restarts import Restarts
 from bbvi.infer.step import Algorithm, FitState
 from bbvi.infer.stopping import Trend
 from bbvi.infer.summary import summarize
@@ -56,23 +57,6 @@ class History(NamedTuple):
 
     loss: np.ndarray
     trace: PyTree = ()
-
-
-class Restarts(NamedTuple):
-    """Several runs from different starting points.
-
-    Attributes:
-      elbos: ELBO of each run, with standard errors.
-      best: index of the run that is reported.
-      disagreement: for each run, the largest difference of a posterior mean from the best run's,
-        in posterior standard deviations.
-      states: the final state of all runs, with a leading axis.
-    """
-
-    elbos: tuple[MonteCarlo, ...]
-    best: int
-    disagreement: np.ndarray
-    states: FitState
 
 
 @dataclasses.dataclass(frozen=True, repr=False)

@@ -14,7 +14,8 @@ from bbvi.guides.mean_field import MeanField
 from bbvi.infer.assess import Diagnostics, Worst
 
 if TYPE_CHECKING:
-    from bbvi.infer.result import FitResult, Restarts
+    from bbvi.infer.restarts import Restarts
+    from bbvi.infer.result import FitResult
 
 CONTINUE = "fit(..., init_state=result.state) continues"
 ADVICE = {
