@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import functools
 import math
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -23,6 +22,7 @@ from bbvi.diagnostics import (
     smoothed_weights,
 )
 from bbvi.infer.chunk import chunk_shape, run_chunk
+from bbvi.infer.compiling import jit
 from bbvi.infer.loader import Loader
 from bbvi.infer.step import Algorithm, FitState
 from bbvi.problem import Problem
@@ -220,7 +220,7 @@ def _more_steps(result: FitResult) -> tuple[Params | None, int]:
     return (params, count) if finite else (None, 0)
 
 
-@functools.partial(jax.jit, static_argnames=("problem", "algorithm", "has_draws"))
+@jit("problem", "algorithm", "has_draws")
 def _evaluate(
     problem: Problem,
     algorithm: Algorithm | None,

@@ -17,6 +17,7 @@ from bbvi._optimizers import default_optimizer
 from bbvi._types import Data, Key, Params, PyTree
 from bbvi.estimators import Estimator, PerSite, Reparameterization, Stratified
 from bbvi.guides import FullRank, MeanField, Mixture, NormalizingFlow, VectorGuide
+from bbvi.infer.compiling import jit
 from bbvi.infer.stopping import Plateau
 from bbvi.natural_gradient import in_local_coordinates, natural_gradient
 from bbvi.objectives import Elbo
@@ -128,7 +129,7 @@ def _family(guide: Any) -> Any:
     return guide.guide if isinstance(guide, Mixture) else guide
 
 
-@functools.partial(jax.jit, static_argnames="problem")
+@jit("problem")
 def _scout(problem: Problem, starts: Array, noise: Array, params: Params, x: Data) -> Params:
     guide: Any = problem.guide
     wanted = _family(guide)

@@ -12,6 +12,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from bbvi._types import Data, Key, Params, PyTree
+from bbvi.infer.compiling import jit
 from bbvi.infer.step import Algorithm, FitState
 
 # A chunk is compiled for at most MAX_CHUNK steps and run for any number up to that. Inside it,
@@ -30,7 +31,7 @@ def start(algorithm: Algorithm, key: Key, x: Data, params: Params, *, is_batched
     return jax.vmap(init)(key, params=params) if is_batched else init(key, params=params)
 
 
-@functools.partial(jax.jit, static_argnames=("algorithm", "is_batched", "is_guarded"))
+@jit("algorithm", "is_batched", "is_guarded")
 def run_chunk(
     algorithm: Algorithm,
     state: FitState,
