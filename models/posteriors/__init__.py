@@ -12,7 +12,13 @@ Bürkner, Zhang, Carpenter and Vehtari (2024), posteriordb: Testing, Benchmarkin
 Bayesian Inference Algorithms.
 """
 
-from models.posteriors import gaussian_processes, mixtures, regressions, time_series
+from models.posteriors import (
+    gaussian_processes,
+    mixtures,
+    pharmacokinetics,
+    regressions,
+    time_series,
+)
 from models.posteriors.stored import draws
 
 NAMES = (
@@ -30,8 +36,14 @@ NAMES = (
 )
 
 MORE = (
+    "accel_gp",
+    "arma11",
     "diamonds",
     "earn_height",
+    "eight_schools_centered",
+    "gp_pois_regr",
+    "hmm_drive_0",
+    "hmm_drive_1",
     "kidscore_interaction",
     "kidscore_interaction_c",
     "kidscore_interaction_c2",
@@ -59,6 +71,7 @@ MORE = (
     "nes1992",
     "nes1996",
     "nes2000",
+    "one_comp_mm_elim_abs",
     "sblrc",
     "sblri",
 )
@@ -69,6 +82,7 @@ __all__ = [
     "draws",
     "gaussian_processes",
     "mixtures",
+    "pharmacokinetics",
     "regressions",
     "time_series",
 ]
