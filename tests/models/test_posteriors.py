@@ -176,3 +176,16 @@ def test_populations_follow_the_conserved_quantity():
     values = jax.vmap(conserved)(path)
     assert np.ptp(path[:, 0]) > 1.0
     np.testing.assert_allclose(values, conserved(start), rtol=1e-5)
+
+
+@pytest.mark.usefixtures("x64")
+def test_concentration_where_elimination_balances_uptake():
+    """Where v is large and K_m small, dC/dt is zero beside both rates r, and C = K_m r / (v - r).
+
+    An explicit method with these steps has amplification factors of thousands there.
+    """
+    k_a, k_m, v, dose, times = 0.5, 1e-4, 30.0, 15.0, jnp.arange(1.0, 21.0) / 2.0
+    uptake = dose * k_a * jnp.exp(-k_a * times)
+    theta = jnp.array([k_a, k_m, v])
+    actual = posteriors.pharmacokinetics.log_concentrations(theta, dose, times)
+    np.testing.assert_allclose(actual, jnp.log(k_m * uptake / (v - uptake)), atol=1e-4)
