@@ -156,7 +156,8 @@ def tables(results: dict[str, Any]) -> list[str]:
     """The report: a summary, a table per metric with a column per method, and what failed."""
     cases = results["cases"]
     methods = [name for name in METHODS if any(case["method"] == name for case in cases)]
-    names = [name for name in posteriors.NAMES if any(case["model"] == name for case in cases)]
+    names = posteriors.NAMES + posteriors.MORE
+    names = [name for name in names if any(case["model"] == name for case in cases)]
     by_name = with_gaps(cases)
     parts = [
         "# Accuracy on reference posteriors",
@@ -215,7 +216,7 @@ def plot_errors(cases: list[dict[str, Any]], path: pathlib.Path) -> None:
 
 def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--models", nargs="+", choices=posteriors.NAMES)
+    parser.add_argument("--models", nargs="+", choices=posteriors.NAMES + posteriors.MORE)
     parser.add_argument("--methods", nargs="+", choices=list(METHODS))
     parser.add_argument("--quick", action="store_true", help="two models, bbvi and best, few steps")
     parser.add_argument("--seed", type=int, default=0)

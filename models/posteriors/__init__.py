@@ -5,12 +5,20 @@
     target = models.get(posteriors.NAMES[0])
     draws = posteriors.draws(target.name)  # 1,000 of each latent
 
-All of `NAMES` are targets of the registry. The data and draws are those of posteriordb: Magnusson,
-Torgander, Bürkner, Zhang, Carpenter and Vehtari (2024), posteriordb: Testing, Benchmarking and
-Developing Bayesian Inference Algorithms.
+`NAMES` are one of each kind, and what benchmarks and tests take unless told otherwise; `MORE` are
+all others that posteriordb has draws of, many of them regressions that differ in their data only.
+All are targets of the registry. The data and draws are those of posteriordb: Magnusson, Torgander,
+Bürkner, Zhang, Carpenter and Vehtari (2024), posteriordb: Testing, Benchmarking and Developing
+Bayesian Inference Algorithms.
 """
 
-from models.posteriors import mixtures, regressions, time_series
+from models.posteriors import (
+    gaussian_processes,
+    mixtures,
+    pharmacokinetics,
+    regressions,
+    time_series,
+)
 from models.posteriors.stored import draws
 
 NAMES = (
@@ -27,4 +35,54 @@ NAMES = (
     "wells_daae_c",
 )
 
-__all__ = ["NAMES", "draws", "mixtures", "regressions", "time_series"]
+MORE = (
+    "accel_gp",
+    "arma11",
+    "diamonds",
+    "earn_height",
+    "eight_schools_centered",
+    "gp_pois_regr",
+    "hmm_drive_0",
+    "hmm_drive_1",
+    "kidscore_interaction",
+    "kidscore_interaction_c",
+    "kidscore_interaction_c2",
+    "kidscore_interaction_z",
+    "kidscore_mom_work",
+    "kidscore_momhs",
+    "kidscore_momiq",
+    "kilpisjarvi",
+    "log10earn_height",
+    "logearn_height",
+    "logearn_height_male",
+    "logearn_interaction",
+    "logearn_interaction_z",
+    "logearn_logheight_male",
+    "logmesquite",
+    "logmesquite_logva",
+    "logmesquite_logvas",
+    "logmesquite_logvash",
+    "logmesquite_logvolume",
+    "mesquite",
+    "nes1972",
+    "nes1976",
+    "nes1980",
+    "nes1984",
+    "nes1992",
+    "nes1996",
+    "nes2000",
+    "one_comp_mm_elim_abs",
+    "sblrc",
+    "sblri",
+)
+
+__all__ = [
+    "MORE",
+    "NAMES",
+    "draws",
+    "gaussian_processes",
+    "mixtures",
+    "pharmacokinetics",
+    "regressions",
+    "time_series",
+]

@@ -1,4 +1,4 @@
-"""Time series: an autoregression, a changing volatility and two populations that follow an ODE."""
+"""Time series: autoregressions, a changing volatility and two populations that follow an ODE."""
 
 import jax
 import jax.numpy as jnp
@@ -28,6 +28,38 @@ def ark(x, z):
         + cauchy.logpdf(z["sigma"], 0.0, 2.5)
         + jnp.log(2.0)
         + norm.logpdf(x["y"], z["alpha"] + x["lags"] @ z["beta"], z["sigma"]).sum()
+    )
+
+
+def arma11(x, z):
+    r"""A series that follows its last value and its last error, ARMA(1, 1).
+
+    .. math::
+        \log p(z) + \sum_t \log N(e_t; 0, \sigma), \quad
+        e_t = y_t - \mu - \phi y_{t-1} - \theta e_{t-1}
+
+    The value before the first is :math:`\mu`, the error before it zero. The priors are N(0, 10) for
+    :math:`\mu`, N(0, 2) for :math:`\phi` and :math:`\theta`, and half-Cauchy(2.5) for
+    :math:`\sigma`.
+
+    Args:
+        x: `y` (200,).
+        z: `mu` (), `phi` (), `theta` () and `sigma` () > 0.
+    """
+    before = jnp.append(z["mu"], x["y"][:-1])
+
+    def step(error, surprise):
+        error = surprise - z["theta"] * error
+        return error, error
+
+    surprises = x["y"] - z["mu"] - z["phi"] * before
+    _, errors = jax.lax.scan(step, jnp.zeros_like(surprises[0]), surprises)
+    return (
+        norm.logpdf(z["mu"], 0.0, 10.0)
+        + norm.logpdf(jnp.stack([z["phi"], z["theta"]]), 0.0, 2.0).sum()
+        + cauchy.logpdf(z["sigma"], 0.0, 2.5)
+        + jnp.log(2.0)
+        + norm.logpdf(errors, 0.0, z["sigma"]).sum()
     )
 
 
@@ -127,6 +159,12 @@ register_posterior(
     ark,
     {"alpha": ((), real), "beta": ((5,), real), "sigma": ((), positive)},
     posteriordb="arK-arK",
+)
+register_posterior(
+    "arma11",
+    arma11,
+    {"mu": ((), real), "phi": ((), real), "theta": ((), real), "sigma": ((), positive)},
+    posteriordb="arma-arma11",
 )
 register_posterior(
     "garch11",

@@ -135,7 +135,7 @@ def reference_draw(name):
     return draw
 
 
-for name in set(posteriors.NAMES) - set(DRAWS):
+for name in {*posteriors.NAMES, *posteriors.MORE} - set(DRAWS):
     DRAWS[name] = reference_draw(name)
 
 
