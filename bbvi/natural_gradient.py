@@ -7,10 +7,11 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import optax
+from jax import Array
 
 from bbvi._checks import check_positive
 from bbvi._optimizers import default_optimizer
-from bbvi._types import Params
+from bbvi._types import Params, PyTree
 from bbvi.guides.base import Guide
 
 
@@ -75,7 +76,12 @@ def natural_gradient(
         return others.init(Params(rest, params.model))
 
     def update(
-        grads: Params, state: optax.OptState, params: Params | None = None, **extra: Any
+        grads: Params,
+        state: optax.OptState,
+        params: Params | None = None,
+        *,
+        fit_rate: Array | float = 1.0,
+        **extra: Any,
     ) -> tuple[Params, optax.OptState]:
         del extra
         if params is None:
@@ -85,7 +91,8 @@ def natural_gradient(
         rate = jnp.minimum(step_size, max_norm / jnp.maximum(norm, jnp.finfo(norm.dtype).tiny))
         step = jax.tree.map(lambda leaf: -rate * leaf, gradient)
         moved, state = others.update(Params(rest, grads.model), state)
-        return Params(guide.local_step(params.guide, step, moved.guide), moved.model), state
+        moved = moved._replace(guide=_local_step(guide, params.guide, step, moved.guide, fit_rate))
+        return moved, state
 
     return optax.GradientTransformationExtraArgs(init, update)
 
@@ -107,13 +114,34 @@ def in_local_coordinates(
         return optimizer.init(Params(gradient, params.model))
 
     def update(
-        grads: Params, state: optax.OptState, params: Params | None = None, **extra: Any
+        grads: Params,
+        state: optax.OptState,
+        params: Params | None = None,
+        *,
+        fit_rate: Array | float = 1.0,
+        **extra: Any,
     ) -> tuple[Params, optax.OptState]:
         del extra
         if params is None:
             raise ValueError("the optimizer needs the parameters: update(grads, state, params).")
         gradient = guide.local_gradient(params.guide, grads.guide)
         moved, state = optimizer.update(Params(gradient, grads.model), state)
-        return Params(guide.local_step(params.guide, *moved.guide), moved.model), state
+        step, rest = moved.guide
+        moved = moved._replace(guide=_local_step(guide, params.guide, step, rest, fit_rate))
+        return moved, state
 
     return optax.GradientTransformationExtraArgs(init, update)
+
+
+def _local_step(
+    guide: Guide, params: PyTree, step: PyTree, rest: PyTree, rate: Array | float
+) -> PyTree:
+    """What to add to the parameters for ``rate`` times a step, over ``rate``.
+
+    ``fit`` multiplies updates by its rate. A step on the curved set of covariances is not linear
+    in its length: where latents are so correlated that q is a thousand times narrower in one
+    direction than in another, a part of a step to the wrong place is off by as much.
+    """
+    shortened = jax.tree.map(lambda leaf: jnp.asarray(rate, leaf.dtype) * leaf, (step, rest))
+    moved = guide.local_step(params, *shortened)
+    return jax.tree.map(lambda leaf: leaf / jnp.asarray(rate, leaf.dtype), moved)

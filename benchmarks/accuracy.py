@@ -89,7 +89,7 @@ def run_case(model: str, method: str, settings: dict[str, Any]) -> dict[str, Any
     return case | {
         "seconds": seconds,
         "cpu_seconds": cpu_seconds,
-        "gradients": found.gradients,
+        "gradients": found.gradients() if callable(found.gradients) else found.gradients,
         "elbo": elbo.value,
         "elbo_error": elbo.standard_error,
         "khat": psis_khat(jnp.asarray(log_weights)),

@@ -33,12 +33,13 @@ class Approximation(NamedTuple):
     Attributes:
         sample: Draws of the latents, from a key and their number.
         log_weights: log p(x, z) - log q(z) at fresh draws, likewise.
-        gradients: Evaluations of the gradient of log_joint, where they are known.
+        gradients: Evaluations of the gradient of log_joint, where they are known, or what counts
+            them, outside the clock.
     """
 
     sample: Callable[[Key, int], dict[str, jax.Array]]
     log_weights: Callable[[Key, int], jax.Array]
-    gradients: int | None
+    gradients: int | Callable[[], int] | None
 
 
 Run = Callable[[Key], Approximation]
@@ -119,8 +120,14 @@ def bbvi_fit(family: str, posterior: Posterior, num_steps: int | None) -> Run:
             posterior.target.log_joint, guide, posterior.x, key=key, progress=False, **steps
         )
         _, each = result.estimator.cost_for(result.problem, result.params, posterior.x)
-        scouts = automatic.NUM_STARTS * automatic.NUM_STEPS * automatic.NUM_SAMPLES
-        gradients = int(result.state.step) * each + scouts
+        num_taken = int(result.state.step)
+
+        def gradients() -> int:
+            """Those of the steps and, as many as from another key, of the search for a start."""
+            own = result.problem.init(key, posterior.x)
+            found = automatic.scout(result.problem, key, own, posterior.x)
+            return num_taken * each + int(found.num_steps) * automatic.NUM_SAMPLES
+
         return Approximation(result.sample, result.log_weights, gradients)
 
     return run

@@ -230,6 +230,7 @@ def main(arguments: list[str] | None = None) -> None:
         bar.set_postfix_str(f"{name}, {budget}")
         if done.get(f"{name}, {budget}", {}).get("settings") == wanted:
             continue
+        jax.clear_caches()  # programs of thirty cases are more than one process may map
         case, comparison = run_case(name, budget, options.estimators, settings)
         if options.out is None:
             results["cases"].append(case)

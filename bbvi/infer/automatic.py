@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import math
 import operator
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -25,8 +25,11 @@ from bbvi.problem import Problem
 
 MAX_NATURAL = 256  # beyond, products of D x D matrices would be most of a full-rank step
 NUM_STARTS = 4
-NUM_STEPS = 200
 NOISE_STEPS = 32  # whose noise comes again and again
+BLOCK_STEPS = 2 * NOISE_STEPS  # of which losses are compared
+MIN_BLOCKS, MAX_BLOCKS = 4, 32
+LEVEL = 0.5  # nats from block to block that are no progress
+LAST_RATE = 0.25  # at which runs end, for less noise in where they do
 NUM_SAMPLES = 8
 MAX_FULL = 32  # beyond, the noise of a full covariance is too much for a short run
 START = math.log(0.1)  # log deviations at the start, of guides too
@@ -79,10 +82,10 @@ def choose_start(
     if not can_scout(problem, estimator):
         return params
     if num_restarts == 1:
-        return scout(problem, key, params, x)
+        return scout(problem, key, params, x).params
     runs = [jax.tree.map(operator.itemgetter(run), params) for run in range(num_restarts)]
     keys = jax.random.split(key, num_restarts)
-    found = [scout(problem, key, one, x) for key, one in zip(keys, runs, strict=True)]
+    found = [scout(problem, key, one, x).params for key, one in zip(keys, runs, strict=True)]
     return jax.tree.map(lambda *leaves: jnp.stack(leaves), *found)
 
 
@@ -98,13 +101,22 @@ def can_scout(problem: Problem, estimator: Estimator) -> bool:
     return is_normal and isinstance(estimator, by) and is_elbo
 
 
-def scout(problem: Problem, key: Key, params: Params, x: Data) -> Params:
+class Scouted(NamedTuple):
+    """Where to start, and how many steps the runs took that found it."""
+
+    params: Params
+    num_steps: Array
+
+
+def scout(problem: Problem, key: Key, params: Params, x: Data) -> Scouted:
     """Parameters to start from: those of the best of a few short runs.
 
     A Gaussian finds location and scale in some hundred steps of natural gradient, whatever their
     units: one of full rank, which strays into fewer lesser modes, or in many dimensions a
-    mean-field one. All runs have the same noise, so that they can be compared. The components of a
-    ``Mixture`` start where different runs ended.
+    mean-field one. All runs have the same noise, so that they can be compared; it has mean zero
+    and covariance one, so that on a Gaussian posterior it is as good as all noise there is. They
+    go on for as long as the best gets better. The components of a ``Mixture`` start where
+    different runs ended.
 
     Args:
       problem: one that ``can_scout``.
@@ -120,8 +132,24 @@ def scout(problem: Problem, key: Key, params: Params, x: Data) -> Params:
     num_starts = max(NUM_STARTS, num_components)
     starts = generator.uniform(-WIDTH, WIDTH, (num_starts, size))
     starts[0] *= 0.05  # where the guide itself would start
-    noise = generator.standard_normal((NOISE_STEPS, NUM_SAMPLES, size))
-    return _scout(problem, jnp.asarray(starts), jnp.asarray(noise), params, x)
+    noise = generator.standard_normal((NOISE_STEPS * NUM_SAMPLES, size))
+    noise -= noise.mean(axis=0)
+    if size <= MAX_FULL:
+        noise = np.linalg.solve(np.linalg.cholesky(noise.T @ noise / len(noise)), noise.T).T
+    else:
+        noise /= noise.std(axis=0)
+    noise = noise.reshape(NOISE_STEPS, NUM_SAMPLES, size)
+    return Scouted(*_scout(problem, jnp.asarray(starts), jnp.asarray(noise), params, x))
+
+
+class Search(NamedTuple):
+    """Short runs under way: where each is, its mean loss in the last block, and their rate."""
+
+    ends: PyTree
+    losses: Array
+    rate: Array
+    num_blocks: Array
+    is_done: Array
 
 
 def _family(guide: Any) -> Any:
@@ -130,7 +158,9 @@ def _family(guide: Any) -> Any:
 
 
 @jit("problem")
-def _scout(problem: Problem, starts: Array, noise: Array, params: Params, x: Data) -> Params:
+def _scout(
+    problem: Problem, starts: Array, noise: Array, params: Params, x: Data
+) -> tuple[Params, Array]:
     guide: Any = problem.guide
     wanted = _family(guide)
     kind = FullRank if wanted.layout.size <= MAX_FULL else MeanField
@@ -138,24 +168,37 @@ def _scout(problem: Problem, starts: Array, noise: Array, params: Params, x: Dat
     short = Problem(problem.log_joint, simple, problem.objective)
     estimator, optimizer = Reparameterization(NUM_SAMPLES), natural_gradient(simple)
 
-    def run(start: Array) -> tuple[PyTree, Array]:
-        first = params._replace(guide=simple.from_mean_field(start, jnp.full_like(start, START)))
-
-        def step(params: Params, index: Array) -> tuple[Params, Array]:
+    def run_block(at: PyTree, rate: Array) -> tuple[PyTree, Array]:
+        def step(at: PyTree, index: Array) -> tuple[PyTree, Array]:
             draws: PyTree = noise[index % NOISE_STEPS]
             draws = draws if isinstance(simple, FullRank) else (draws, {})
-            found, _ = estimator.estimate(draws, short, params, x, ())
-            updates, _ = optimizer.update(found.grads, optimizer.init(params), params)
-            moved = optax.apply_updates(params.guide, updates.guide)
+            here = params._replace(guide=at)
+            found, _ = estimator.estimate(draws, short, here, x, ())
+            updates, _ = optimizer.update(found.grads, optimizer.init(here), here, fit_rate=rate)
+            moved = optax.apply_updates(at, jax.tree.map(lambda u: rate * u, updates.guide))
             finite = [jnp.isfinite(leaf).all() for leaf in (found.loss, *jax.tree.leaves(moved))]
             is_finite = jnp.stack(finite).all()
-            kept = jax.tree.map(functools.partial(jnp.where, is_finite), moved, params.guide)
-            return params._replace(guide=kept), jnp.where(is_finite, found.loss, jnp.inf)
+            kept = jax.tree.map(functools.partial(jnp.where, is_finite), moved, at)
+            return kept, jnp.where(is_finite, found.loss, jnp.inf)
 
-        last, losses = jax.lax.scan(step, first, jnp.arange(NUM_STEPS))
-        return last.guide, losses[-NOISE_STEPS:].mean()
+        at, losses = jax.lax.scan(step, at, jnp.arange(BLOCK_STEPS))
+        return at, losses.mean()
 
-    ends, losses = jax.vmap(run)(starts)
+    def take_block(state: Search) -> Search:
+        ends, losses = jax.vmap(run_block, in_axes=(0, None))(state.ends, state.rate)
+        is_better = losses.min() < state.losses.min() - LEVEL
+        is_level = ~is_better & (state.num_blocks + 1 >= MIN_BLOCKS)
+        rate = jnp.where(is_level, LAST_RATE, state.rate)
+        return Search(ends, losses, rate, state.num_blocks + 1, is_level & (state.rate < 1))
+
+    def is_going_on(state: Search) -> Array:
+        return ~state.is_done & (state.num_blocks < MAX_BLOCKS)
+
+    firsts = jax.vmap(lambda u: simple.from_mean_field(u, jnp.full_like(u, START)))(starts)
+    unknown = jnp.full(len(starts), jnp.inf, starts.dtype)
+    search = Search(firsts, unknown, jnp.ones((), starts.dtype), jnp.int32(0), jnp.zeros((), bool))
+    search = jax.lax.while_loop(is_going_on, take_block, search)
+    ends, losses = search.ends, search.losses
     if isinstance(guide, Mixture):
         found = _components(guide, simple, ends, losses, noise[0])
     else:
@@ -164,7 +207,7 @@ def _scout(problem: Problem, starts: Array, noise: Array, params: Params, x: Dat
         )
     is_found = jnp.isfinite(losses).any()
     kept = jax.tree.map(functools.partial(jnp.where, is_found), found, params.guide)
-    return params._replace(guide=kept)
+    return params._replace(guide=kept), len(starts) * BLOCK_STEPS * search.num_blocks
 
 
 def _converted(guide: Any, simple: Any, params: PyTree) -> PyTree:

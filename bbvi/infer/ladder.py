@@ -267,7 +267,7 @@ def _find_modes(
     family = FullRank if auto.mean_field.layout.size <= MAX_FULL else MeanField
     guide: Any = family(auto.sites)
     mixture = dataclasses.replace(problem, guide=Mixture(guide, NUM_MODES))
-    found = scout(mixture, key, mixture.init(mixture_key, x, model_params), x).guide
+    found = scout(mixture, key, mixture.init(mixture_key, x, model_params), x).params.guide
     logits = np.asarray(found["logits"], np.float64)
     params_of = [
         jax.tree.map(lambda leaf: leaf[k], found["components"])  # noqa: B023

@@ -84,7 +84,8 @@ def check_optimizer(optimizer: Optimizer, treedef: Any, shapes: tuple[Any, ...])
     transformation = optimizer.transformation
 
     def update(params: Params) -> PyTree:
-        extra = {"value": jnp.zeros(()), "fit_step": jnp.zeros((), jnp.int32)}
+        of_fit = {"fit_step": jnp.zeros((), jnp.int32), "fit_rate": jnp.ones(())}
+        extra = {"value": jnp.zeros(()), **of_fit}
         return transformation.update(params, transformation.init(params), params, **extra)
 
     try:

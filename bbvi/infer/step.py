@@ -183,9 +183,13 @@ class Algorithm:
 
     def _update(self, grads: Params, state: FitState, loss: Array) -> tuple[Params, PyTree]:
         """What the optimizer adds to the parameters, and its next state."""
-        # An optimizer of phases goes by the run's step: states of rows count only their own.
+        # An optimizer of phases goes by the run's step: states of rows count only their own. One
+        # whose steps are not linear in their length wants to know what they will be multiplied by.
         update = functools.partial(
-            self.optimizer.transformation.update, value=loss, fit_step=state.step
+            self.optimizer.transformation.update,
+            value=loss,
+            fit_step=state.step,
+            fit_rate=state.rate,
         )
         if not self._has_rows(state.params):
             return update(grads, state.opt_state, state.params)

@@ -86,8 +86,8 @@ def test_scouts_find_location_and_scale(family):
     guide = FAMILIES[family](RAW_SITES)
     problem = Problem(not_so_far, guide)
     own = problem.init(jax.random.key(0), None)
-    found = scout(problem, jax.random.key(1), own, None)
-    again = scout(problem, jax.random.key(1), own, None)
+    found = scout(problem, jax.random.key(1), own, None).params
+    again = scout(problem, jax.random.key(1), own, None).params
     jax.tree.map(np.testing.assert_array_equal, found, again)
     z = problem.sample(problem.base_noise(jax.random.key(2), 1000), found, None)
     assert abs(float(z["w"][:, 0].mean()) - 400) < 30
@@ -99,7 +99,7 @@ def test_scouts_of_many_dimensions_are_mean_field():
     guide = bbvi.FullRank({"w": bbvi.Normal((40,))})
     problem = Problem(lambda x, z: norm.logpdf(z["w"] / scale, 1.0).sum(), guide)
     own = problem.init(jax.random.key(0), None)
-    found = scout(problem, jax.random.key(1), own, None).guide
+    found = scout(problem, jax.random.key(1), own, None).params.guide
     np.testing.assert_array_equal(found["lower"], 0.0)
     np.testing.assert_allclose(found["loc"] / scale, 1.0, atol=0.6)
     np.testing.assert_allclose(found["log_diagonal"], jnp.log(scale), atol=0.6)
@@ -108,7 +108,8 @@ def test_scouts_of_many_dimensions_are_mean_field():
 def test_where_nothing_is_finite_the_start_is_kept():
     problem = Problem(lambda x, z: jnp.nan * z["a"], bbvi.FullRank({"a": bbvi.Normal()}))
     own = problem.init(jax.random.key(0), None)
-    jax.tree.map(np.testing.assert_array_equal, scout(problem, jax.random.key(1), own, None), own)
+    found = scout(problem, jax.random.key(1), own, None).params
+    jax.tree.map(np.testing.assert_array_equal, found, own)
 
 
 def test_restarts_are_scouted_one_by_one():
