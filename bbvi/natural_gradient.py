@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -13,6 +13,9 @@ from bbvi._checks import check_positive
 from bbvi._optimizers import default_optimizer
 from bbvi._types import Params, PyTree
 from bbvi.guides.base import Guide
+
+MEMORY = 0.02  # of the cosine between gradients, and what steps are shortened by at a time
+OPPOSITE = -0.5
 
 
 def natural_gradient(
@@ -27,8 +30,9 @@ def natural_gradient(
     F is the Fisher information of q, so :math:`\|g\|_{F^{-1}}` is the length of the natural
     gradient in coordinates relative to q: locations in its standard deviations, factors of its
     covariance. A step does not depend on the units of the latents or, for ``FullRank``, on how
-    they are correlated; on a Gaussian posterior a step of 1 without noise is the solution. Cost: a
-    few operations per parameter, for ``FullRank`` three products of D x D matrices.
+    they are correlated; on a Gaussian posterior a step of 1 without noise is the solution. Steps
+    become shorter where successive gradients point against one another. Cost: a few operations per
+    parameter, for ``FullRank`` three products of D x D matrices.
 
     Args:
       guide: ``MeanField`` with normal sites, ``FullRank``, ``LowRank`` (which goes by its marginal
@@ -71,9 +75,11 @@ def natural_gradient(
         check_positive(f"natural_gradient {name}", value)
     others = default_optimizer()
 
-    def init(params: Params) -> optax.OptState:
-        _, rest = guide.local_gradient(params.guide, params.guide)
-        return others.init(Params(rest, params.model))
+    def init(params: Params) -> NaturalState:
+        like, rest = guide.local_gradient(params.guide, params.guide)
+        one = jnp.ones((), jax.tree.leaves(like)[0].dtype)
+        none = jax.tree.map(jnp.zeros_like, like)
+        return NaturalState(none, 0 * one, one, others.init(Params(rest, params.model)))
 
     def update(
         grads: Params,
@@ -89,12 +95,47 @@ def natural_gradient(
         gradient, rest = guide.local_gradient(params.guide, grads.guide)
         norm = guide.local_norm(gradient)
         rate = jnp.minimum(step_size, max_norm / jnp.maximum(norm, jnp.finfo(norm.dtype).tiny))
-        step = jax.tree.map(lambda leaf: -rate * leaf, gradient)
-        moved, state = others.update(Params(rest, grads.model), state)
+        direction, turning, factor = _slow_down(gradient, state)
+        step = jax.tree.map(lambda leaf: -factor * rate * leaf, gradient)
+        moved, others_state = others.update(Params(rest, grads.model), state.others)
         moved = moved._replace(guide=_local_step(guide, params.guide, step, moved.guide, fit_rate))
-        return moved, state
+        return moved, NaturalState(direction, turning, factor, others_state)
 
     return optax.GradientTransformationExtraArgs(init, update)
+
+
+class NaturalState(NamedTuple):
+    """Between two steps.
+
+    Attributes:
+      direction: of the last gradient, of length 1.
+      turning: moving average of the cosine between successive gradients.
+      factor: what steps are shortened by.
+      others: state of the optimizer of everything else.
+    """
+
+    direction: PyTree
+    turning: Array
+    factor: Array
+    others: optax.OptState
+
+
+def _slow_down(gradient: PyTree, state: NaturalState) -> tuple[PyTree, Array, Array]:
+    """Direction, turning and factor after a gradient.
+
+    Where a guide knows less of the covariance than the posterior has, the information is not its
+    curvature, and steps that are too long for the steepest direction go to and fro: successive
+    gradients are opposite. Noise alone has a mean cosine of about -rate / 2, far from that.
+    """
+    leaves = jax.tree.leaves(gradient)
+    square = sum((jnp.vdot(leaf, leaf) for leaf in leaves), jnp.zeros((), leaves[0].dtype))
+    inverse = jax.lax.rsqrt(jnp.maximum(square, jnp.finfo(square.dtype).tiny))
+    direction = jax.tree.map(lambda leaf: inverse * leaf, gradient)
+    before = jax.tree.leaves(state.direction)
+    cosine = sum(jnp.vdot(a, b) for a, b in zip(jax.tree.leaves(direction), before, strict=True))
+    turning = (1 - MEMORY) * state.turning + MEMORY * cosine
+    factor = jnp.where(turning < OPPOSITE, (1 - MEMORY) * state.factor, state.factor)
+    return direction, turning, factor
 
 
 def in_local_coordinates(

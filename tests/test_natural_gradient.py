@@ -135,6 +135,52 @@ def test_steps_are_no_longer_than_allowed(name):
     assert 0.01 < float(length) <= 0.5 + 1e-4
 
 
+@pytest.mark.usefixtures("x64")
+def test_a_lower_rate_is_a_shorter_step_not_a_part_of_one():
+    guide = GUIDES["full_rank"]
+    # Latents that are nearly one: the last is a thousand times narrower given the others.
+    params = guide.from_mean_field(jnp.zeros(D), jnp.array([0.0, -4.0, -7.0]))
+    params["lower"] = jnp.array([[0.0, 0, 0], [50, 0, 0], [900, 15, 0]])
+    grads = keep_form(guide, jax.tree.map(lambda leaf: 0.3 + leaf, params))
+
+    def moved(rate, step_size):
+        optimizer = bbvi.natural_gradient(guide, step_size, max_norm=1e9)
+        state = optimizer.init(Params(params))
+        updates, _ = optimizer.update(Params(grads), state, Params(params), fit_rate=rate)
+        return jax.tree.map(lambda a, b: a + rate * b, params, updates.guide)
+
+    shorter, part = moved(0.25, 0.004), moved(1.0, 0.004)
+    jax.tree.map(np.testing.assert_allclose, shorter, moved(1.0, 0.001))
+    quarter = params["lower"] + 0.25 * (part["lower"] - params["lower"])
+    assert np.abs(quarter - shorter["lower"]).max() > 1e-3  # what this test can tell
+
+
+@pytest.mark.parametrize("rate", [0.0, 0.3])
+def test_steps_that_go_to_and_fro_become_shorter(rate):
+    """A curvature of eight times the information, along which steps of 0.3 overshoot."""
+    guide = bbvi.MeanField({"w": bbvi.Normal((10,))})
+    optimizer = bbvi.natural_gradient(guide)
+    curvature = (1 - rate) * jnp.eye(10) + rate * jnp.full((10, 10), 10.0)
+
+    def loss(params):
+        loc, log_scale = params.guide.normal
+        spread = jnp.sum(jnp.exp(2 * log_scale) * jnp.diag(curvature))
+        return 0.5 * (loc @ curvature @ loc + spread) - log_scale.sum()
+
+    def step(carry, _):
+        params, state = carry
+        updates, state = optimizer.update(jax.grad(loss)(params), state, params)
+        params = optax.apply_updates(params, updates)
+        return (params, state), loss(params)
+
+    params = Params(guide.params_at({"w": jnp.ones(10)}, 1.0), ())
+    run = jax.jit(lambda params: jax.lax.scan(step, (params, optimizer.init(params)), length=600))
+    (params, state), losses = run(params)
+    best = 5.0 + 0.5 * float(jnp.log(jnp.diag(curvature)).sum())
+    np.testing.assert_allclose(losses[-1], best, atol=1e-3)
+    assert float(state.factor) == 1.0 if rate == 0.0 else float(state.factor) < 0.7
+
+
 def test_low_rank_steps_are_in_marginal_deviations():
     guide = bbvi.LowRank(SITES, rank=2)
     params = guide.from_mean_field(jnp.zeros(D), jnp.log(jnp.array([1e3, 1.0, 1e-3])))

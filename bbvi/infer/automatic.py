@@ -31,7 +31,7 @@ MIN_BLOCKS, MAX_BLOCKS = 4, 32
 LEVEL = 0.5  # nats from block to block that are no progress
 LAST_RATE = 0.25  # at which runs end, for less noise in where they do
 NUM_SAMPLES = 8
-MAX_FULL = 32  # beyond, the noise of a full covariance is too much for a short run
+MAX_FULL = 64  # beyond, a full covariance takes too many steps for a short run
 START = math.log(0.1)  # log deviations at the start, of guides too
 WIDTH = 2.0  # starts are uniform on (-2, 2) in unconstrained space, as Stan's are
 FLOW_RATE = 0.01  # of Adam for the couplings of a flow: at 0.05 they oscillate
@@ -48,7 +48,8 @@ def choose_optimizer(
 
     Returns:
       The optimizer, and when to lower its rate, where that is not as late as when to stop: a step
-      that knows how the latents are correlated is done in some 1 / rate steps.
+      that knows how the latents are correlated is done in some 1 / rate steps, and so is mean
+      field where a full covariance was found before it.
     """
     guide = problem.guide
     family = _family(guide)
@@ -63,8 +64,9 @@ def choose_optimizer(
         return in_local_coordinates(guide, flow_optimizer()), None
     if has_batches or not (is_suited and problem.objective.is_mean):
         return default_optimizer(), None
-    lowering = Plateau(tolerance=0.3, min_steps=300) if isinstance(guide, FullRank) else None
-    return natural_gradient(guide), lowering
+    is_near = isinstance(guide, MeanField) and guide.layout.size <= MAX_FULL
+    is_soon = is_near or isinstance(guide, FullRank)
+    return natural_gradient(guide), Plateau(tolerance=0.3, min_steps=300) if is_soon else None
 
 
 def flow_optimizer() -> optax.GradientTransformation:
@@ -145,7 +147,7 @@ def scout(problem: Problem, key: Key, params: Params, x: Data) -> Scouted:
 class Search(NamedTuple):
     """Short runs under way: where each is, its mean loss in the last block, and their rate."""
 
-    ends: PyTree
+    runs: PyTree
     losses: Array
     rate: Array
     num_blocks: Array
@@ -168,37 +170,43 @@ def _scout(
     short = Problem(problem.log_joint, simple, problem.objective)
     estimator, optimizer = Reparameterization(NUM_SAMPLES), natural_gradient(simple)
 
-    def run_block(at: PyTree, rate: Array) -> tuple[PyTree, Array]:
-        def step(at: PyTree, index: Array) -> tuple[PyTree, Array]:
+    def begin(u: Array) -> tuple[PyTree, PyTree]:
+        at = simple.from_mean_field(u, jnp.full_like(u, START))
+        return at, optimizer.init(params._replace(guide=at))
+
+    def run_block(run: tuple[PyTree, PyTree], rate: Array) -> tuple[tuple[PyTree, PyTree], Array]:
+        def step(run: tuple[PyTree, PyTree], index: Array) -> tuple[Any, Array]:
+            at, opt_state = run
             draws: PyTree = noise[index % NOISE_STEPS]
             draws = draws if isinstance(simple, FullRank) else (draws, {})
             here = params._replace(guide=at)
             found, _ = estimator.estimate(draws, short, here, x, ())
-            updates, _ = optimizer.update(found.grads, optimizer.init(here), here, fit_rate=rate)
+            updates, opt_state = optimizer.update(found.grads, opt_state, here, fit_rate=rate)
             moved = optax.apply_updates(at, jax.tree.map(lambda u: rate * u, updates.guide))
             finite = [jnp.isfinite(leaf).all() for leaf in (found.loss, *jax.tree.leaves(moved))]
             is_finite = jnp.stack(finite).all()
-            kept = jax.tree.map(functools.partial(jnp.where, is_finite), moved, at)
-            return kept, jnp.where(is_finite, found.loss, jnp.inf)
+            kept = functools.partial(jnp.where, is_finite)
+            loss = jnp.where(is_finite, found.loss, jnp.inf)
+            return jax.tree.map(kept, (moved, opt_state), run), loss
 
-        at, losses = jax.lax.scan(step, at, jnp.arange(BLOCK_STEPS))
-        return at, losses.mean()
+        run, losses = jax.lax.scan(step, run, jnp.arange(BLOCK_STEPS))
+        return run, losses.mean()
 
     def take_block(state: Search) -> Search:
-        ends, losses = jax.vmap(run_block, in_axes=(0, None))(state.ends, state.rate)
+        runs, losses = jax.vmap(run_block, in_axes=(0, None))(state.runs, state.rate)
         is_better = losses.min() < state.losses.min() - LEVEL
         is_level = ~is_better & (state.num_blocks + 1 >= MIN_BLOCKS)
         rate = jnp.where(is_level, LAST_RATE, state.rate)
-        return Search(ends, losses, rate, state.num_blocks + 1, is_level & (state.rate < 1))
+        return Search(runs, losses, rate, state.num_blocks + 1, is_level & (state.rate < 1))
 
     def is_going_on(state: Search) -> Array:
         return ~state.is_done & (state.num_blocks < MAX_BLOCKS)
 
-    firsts = jax.vmap(lambda u: simple.from_mean_field(u, jnp.full_like(u, START)))(starts)
+    firsts = jax.vmap(begin)(starts)
     unknown = jnp.full(len(starts), jnp.inf, starts.dtype)
     search = Search(firsts, unknown, jnp.ones((), starts.dtype), jnp.int32(0), jnp.zeros((), bool))
     search = jax.lax.while_loop(is_going_on, take_block, search)
-    ends, losses = search.ends, search.losses
+    (ends, _), losses = search.runs, search.losses
     if isinstance(guide, Mixture):
         found = _components(guide, simple, ends, losses, noise[0])
     else:
