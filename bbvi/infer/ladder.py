@@ -46,11 +46,11 @@ class Auto:
     """Leaves the guide to ``fit``: mean field, covariances, mixtures and flows are tried in turn.
 
     ``fit`` starts with ``MeanField``. As long as importance weights say that there is something to
-    gain, it goes on, each time from where an earlier guide ended: to ``FullRank`` (``LowRank``
-    beyond 256 dimensions), to a ``Mixture`` where short runs from different starts end at different
-    modes, and to a ``NormalizingFlow``. The fit with the best bound is returned, and all that were
-    tried are its ``ladder``. Sites that are not normal stay independent of the rest; where there
-    are any the last rung is ``FullRank`` for those that are.
+    gain, it goes on, each time from where an earlier guide or a short run ended: to ``FullRank``
+    (``LowRank`` beyond 256 dimensions), to a ``Mixture`` where short runs from different starts end
+    at different modes, and to a ``NormalizingFlow``. The fit with the best bound is returned, and
+    all that were tried are its ``ladder``. Sites that are not normal stay independent of the rest;
+    where there are any the last rung is ``FullRank`` for those that are.
 
     Args:
       sites: pytree of sites by latent, as for ``MeanField``: shapes and supports.
@@ -208,7 +208,12 @@ def _plan(auto: Auto, modes: Modes | None) -> Iterator[tuple[Guide, Start]]:
 
     full: FullRank | LowRank = FullRank(sites) if size <= MAX_NATURAL else LowRank(sites, RANK)
     if size > 1:
-        yield full, lambda fits: full.from_mean_field(*gaussian(fits))
+        yield (
+            full,
+            lambda fits: (
+                modes.params[0] if modes.guide == full else full.from_mean_field(*gaussian(fits))
+            ),
+        )
     if len(modes.params) > 1:
         mixture = Mixture(modes.guide, len(modes.params))
         yield mixture, lambda fits: mixture.from_components(modes.params, list(modes.weights))
