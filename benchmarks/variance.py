@@ -23,6 +23,7 @@ from tqdm.auto import tqdm
 import bbvi
 from bbvi.comparison.compare import valid_estimators
 from bbvi.comparison.result import ALL, VALUES_PER_GRADIENT
+from bbvi.estimators import unordered_set
 from benchmarks import measure, report, store, targets
 
 PACKAGES = ("jax", "jaxlib", "optax", "distrax", "numpy")
@@ -31,7 +32,9 @@ NUM_SAMPLES = 8
 EVALUATIONS = 48
 BASELINE = "VarGrad"  # leave-one-out with the full signal: valid everywhere, and known to all
 DRAWS = (64, 48, 32, 24, 16, 12, 8, 6, 4, 2)
-MOST_DRAWS = {bbvi.UnorderedSet: 8}  # it goes through all their subsets
+FEWEST = 4  # models that a curve is drawn for
+ROUNDING = 1e6  # gains beyond it are over a variance of rounding alone
+MOST_DRAWS = {bbvi.UnorderedSet: unordered_set.MAX_SAMPLES}
 
 MODELS = {
     "beta_bernoulli": lambda: targets.registered("beta_bernoulli", "logit_normal"),
@@ -124,8 +127,9 @@ def run_case(
 def plot_gains(results: dict[str, Any], path: pathlib.Path) -> None:
     """Draws the distribution over models of the gain over leave-one-out, by estimator.
 
-    At 100 % of the run, of the trace over all parameters at equal evaluations; estimators with no
-    variance at all are at the right edge.
+    At 100 % of the run, of the trace over all parameters at equal evaluations; those with no
+    variance but rounding are at the right edge. Estimators for few of the models are left to the
+    tables.
     """
     from matplotlib.figure import Figure
 
@@ -136,11 +140,13 @@ def plot_gains(results: dict[str, Any], path: pathlib.Path) -> None:
         if case["budget"] == "evaluations":
             for name, (value, _, _) in case["gains"][case["points"][-2]].items():
                 gains.setdefault(name, []).append(value)
+    most = max(map(len, gains.values()), default=0)
+    gains = {name: values for name, values in gains.items() if len(values) >= min(FEWEST, most)}
     if not gains:
         return
     figure = Figure(figsize=(8, 4.5), layout="constrained")
     axis = figure.subplots()
-    finite = [g for values in gains.values() for g in values if np.isfinite(g) and g > 0]
+    finite = [g for values in gains.values() for g in values if 0 < g < ROUNDING]
     edge = 3 * max(finite, default=1.0)
     order = sorted(gains, key=lambda name: -float(np.median(gains[name])))
     for number, name in enumerate(order):
