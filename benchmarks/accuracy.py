@@ -78,6 +78,7 @@ def run_case(model: str, method: str, settings: dict[str, Any]) -> dict[str, Any
         "settings": settings,
         "environment": measure.environment(*PACKAGES),
     }
+    jax.clear_caches()  # or what one posterior compiled would be free for the next of its form
     try:
         run = chosen.prepare(posterior, settings["num_steps"])
         seconds, cpu_seconds, found = measure.clock(lambda: run(fit_key))

@@ -48,8 +48,8 @@ def choose_optimizer(
 
     Returns:
       The optimizer, and when to lower its rate, where that is not as late as when to stop: a step
-      that knows how the latents are correlated is done in some 1 / rate steps, and so is mean
-      field where a full covariance was found before it.
+      that knows how the latents are correlated is done in some 1 / rate steps, and mean field soon
+      after where a full covariance was found before it.
     """
     guide = problem.guide
     family = _family(guide)
@@ -64,9 +64,12 @@ def choose_optimizer(
         return in_local_coordinates(guide, flow_optimizer()), None
     if has_batches or not (is_suited and problem.objective.is_mean):
         return default_optimizer(), None
-    is_near = isinstance(guide, MeanField) and guide.layout.size <= MAX_FULL
-    is_soon = is_near or isinstance(guide, FullRank)
-    return natural_gradient(guide), Plateau(tolerance=0.3, min_steps=300) if is_soon else None
+    lowering = None
+    if isinstance(guide, FullRank):
+        lowering = Plateau(tolerance=0.3, min_steps=300)
+    elif isinstance(guide, MeanField) and guide.layout.size <= MAX_FULL:
+        lowering = Plateau(tolerance=0.2, min_steps=500)
+    return natural_gradient(guide), lowering
 
 
 def flow_optimizer() -> optax.GradientTransformation:
