@@ -13,7 +13,15 @@ from tqdm import tqdm
 from bbvi._checks import check_count
 from bbvi._types import Data, Key, LogJoint, Params, PyTree, check_key
 from bbvi.comparison.gate import Exact, Gradient, Judge, check_mean, is_valid, joined_truth
-from bbvi.comparison.replicates import Replicates, Run, joined, replicate, rounds, settle
+from bbvi.comparison.replicates import (
+    Replicates,
+    Run,
+    joined,
+    replicate,
+    resolution,
+    rounds,
+    settle,
+)
 from bbvi.comparison.result import ALL, VALUES_PER_GRADIENT, Comparison, ComparisonRow
 from bbvi.estimators import Estimator, Mixed, PerSite, default_estimator
 from bbvi.estimators.catalogue import CATALOGUE
@@ -158,6 +166,8 @@ def compare_estimators(
                 seconds = rounds(timed, x, TIMED_STEPS, ROUNDS)
             bar.set_postfix_str(f"reference, {place}")
             truths = judge.truths(runs, states, found, params, seconds)
+            name, run = next(iter(runs.items()))
+            rounding = float(resolution(run, draw_key, states[name], x))
             for name, parts in found.items():
                 exact = truths[name]
                 whole = joined(parts)
@@ -166,7 +176,7 @@ def compare_estimators(
                     known = None
                     if exact is not None:
                         known = joined_truth(exact) if block == ALL else exact[block]
-                    measured[name][place, block] = _measure(part, known)
+                    measured[name][place, block] = _measure(part, known, rounding)
 
     rows = []
     for name, estimator in chosen.items():
@@ -271,7 +281,7 @@ def valid_estimators(
     return valid
 
 
-def _measure(found: Replicates, truth: Exact | None) -> dict[str, Any]:
+def _measure(found: Replicates, truth: Exact | None, rounding: float) -> dict[str, Any]:
     """The columns of a row that do not depend on cost."""
     order = np.argsort(found.variance)
     middle, worst = order[len(order) // 2], order[-1]
@@ -288,7 +298,7 @@ def _measure(found: Replicates, truth: Exact | None) -> dict[str, Any]:
     nothing = ("snr", "snr_error", "bias", "bias_error", "bias_share", "z")
     if truth is None:
         return columns | dict.fromkeys(nothing, math.nan) | {"passes": None}
-    gate = check_mean(found, truth)
+    gate = check_mean(found, truth, rounding)
     noise = trace / len(found.distances) + float(truth.variance.sum())
     # Squares of noisy vectors are too large by the noise.
     norm = math.sqrt(max(float(truth.value @ truth.value - truth.variance.sum()), 0.0))

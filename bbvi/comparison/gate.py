@@ -36,10 +36,12 @@ class Exact(NamedTuple):
     Attributes:
       value: ``[P]``.
       variance: ``[P]`` squared standard errors; zeros where it is exact.
+      tails: ``[P]`` kurtosis of what it is the mean of, over their number.
     """
 
     value: np.ndarray
     variance: np.ndarray
+    tails: np.ndarray = np.zeros(1)
 
 
 class Gate(NamedTuple):
@@ -61,24 +63,33 @@ class Gate(NamedTuple):
         return None if math.isnan(self.p_value) else self.p_value > FALSE_ALARM / 2
 
 
-def check_mean(found: Replicates, truth: Exact) -> Gate:
+def check_mean(found: Replicates, truth: Exact, resolution: float = 0.0) -> Gate:
     r"""Compare the mean of replicates with the exact gradient, or an independent estimate of it.
 
     Entry by entry, :math:`z_i = (\bar g_i - g_i) / \mathrm{s.e.}`, with Bonferroni's bound for the
     largest. Since errors that are small everywhere escape it, Hotelling's test of the mean vector
     is added: in all directions where there are few, else along the exact gradient, where a wrong
     factor shows, and along random ones. It is made with means of batches, which are near normal.
+    Entries that owe their mean to events too rare for a normal mean are left out, as those of a
+    discrete latent that is nearly certain.
 
     Args:
       found: replicates.
       truth: what their mean should be.
+      resolution: rounding of the learning signal.
     """
-    exact, exact_variance = truth
+    rarest = 1 / (4 * MIN_PER_KURTOSIS)
+    is_unseen = (found.variance == 0) & (truth.variance > 0)
+    is_rare = (found.kurtoses > rarest * len(found.distances)) | (truth.tails > rarest)
+    kept = ~(is_rare | is_unseen)
+    if len(kept) and not kept.any():
+        return Gate(_scores(found, truth, resolution)[0], math.nan)
+    found = found.of_entries(kept)
+    truth = Exact(truth.value[kept], truth.variance[kept])
+    z, scale, rounding = _scores(found, truth, resolution)
+    exact, exact_variance, _ = truth
+    largest = np.abs(exact).max(initial=0.0) + found.variance.max(initial=0.0)
     error = found.mean - exact
-    largest = np.abs(exact).max(initial=0.0) + np.sqrt(found.variance.max(initial=0.0))
-    rounding = (ROUNDING * largest) ** 2
-    scale = np.sqrt(found.mean_variance + exact_variance + rounding)
-    z = float(np.abs(error / scale).max(initial=0.0)) if largest else 0.0
     p_values = [min(1.0, 2 * len(error) * float(special.ndtr(-z)))]
     if not largest:
         return Gate(z, 1.0)
@@ -102,6 +113,15 @@ def check_mean(found: Replicates, truth: Exact) -> Gate:
         f = squared * (num_batches - k) / (k * (num_batches - 1))
         p_values.append(float(special.fdtrc(k, num_batches - k, f)))
     return Gate(z, min(p_values))
+
+
+def _scores(found: Replicates, truth: Exact, resolution: float) -> tuple[float, np.ndarray, float]:
+    """Largest deviation in standard errors, these errors, and the square of rounding in them."""
+    error = found.mean - truth.value
+    largest = np.abs(truth.value).max(initial=0.0) + np.sqrt(found.variance.max(initial=0.0))
+    rounding = (ROUNDING * largest + resolution) ** 2
+    scale = np.sqrt(found.mean_variance + truth.variance + rounding)
+    return float(np.abs(error / scale).max(initial=0.0)) if largest else 0.0, scale, rounding
 
 
 def _directions(first: np.ndarray, count: int) -> np.ndarray:
@@ -171,7 +191,7 @@ class Judge:
                 name: np.asarray(leaf, np.float64)
                 for name, leaf in blocks(self.problem, self.truth(params)).items()
             }
-            none = {name: Exact(value, np.zeros_like(value)) for name, value in exact.items()}
+            none = {name: _known(value) for name, value in exact.items()}
             return dict.fromkeys(found, none)
 
         unbiased = [name for name, run in runs.items() if not run.estimator.is_biased]
@@ -191,9 +211,16 @@ class Judge:
         first, second = (_gradient(run, key, state, self.x) for key in keys)
         if all(np.allclose(first[b], second[b], rtol=1e-5, atol=1e-7) for b in first):
             exact = {name: np.asarray(value, np.float64) for name, value in first.items()}
-            return {name: Exact(value, np.zeros_like(value)) for name, value in exact.items()}
+            return {name: _known(value) for name, value in exact.items()}
         parts = replicate(run, self.key, state, self.x, self.num_replicates)
-        return {name: Exact(part.mean, part.mean_variance) for name, part in parts.items()}
+        return {
+            name: Exact(part.mean, part.mean_variance, part.kurtoses / len(part.distances))
+            for name, part in parts.items()
+        }
+
+
+def _known(value: np.ndarray) -> Exact:
+    return Exact(value, np.zeros_like(value), np.zeros_like(value))
 
 
 @functools.partial(jax.jit, static_argnames=("run",))

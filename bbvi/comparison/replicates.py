@@ -42,6 +42,15 @@ class Replicates(NamedTuple):
     distances: np.ndarray
     batch_means: np.ndarray
 
+    def of_entries(self, kept: np.ndarray) -> Replicates:
+        """Some entries, by a mask; distances stay those of all."""
+        return self._replace(
+            mean=self.mean[kept],
+            variance=self.variance[kept],
+            variance_error=self.variance_error[kept],
+            batch_means=self.batch_means[:, kept],
+        )
+
     @property
     def trace(self) -> float:
         """Trace of the covariance."""
@@ -58,6 +67,13 @@ class Replicates(NamedTuple):
         deviations = self.distances - self.trace
         spread = float(np.mean(deviations**2))
         return float(np.mean(deviations**4)) / spread**2 if spread else 0.0
+
+    @property
+    def kurtoses(self) -> np.ndarray:
+        """``[P]`` kurtosis of every entry; 0 where all are the same."""
+        fourth = len(self.distances) * self.variance_error**2 + self.variance**2
+        is_noisy = self.variance > 0
+        return np.where(is_noisy, fourth / np.where(is_noisy, self.variance, 1.0) ** 2, 0.0)
 
     @property
     def mean_variance(self) -> np.ndarray:
@@ -91,6 +107,19 @@ class Run:
         noise = algorithm.draw(state._replace(key=key), state.step, x)
         found, learned = algorithm.estimate(state, x, noise)
         return found.grads, state._replace(estimator_state=learned)
+
+    def loss(self, key: Key, state: FitState, x: Data) -> Array:
+        """A loss at the state's parameters."""
+        algorithm = self._algorithm
+        noise = algorithm.draw(state._replace(key=key), state.step, x)
+        return algorithm.estimate(state, x, noise)[0].loss
+
+
+@functools.partial(jax.jit, static_argnames=("run",))
+def resolution(run: Run, key: Key, state: FitState, x: Data) -> Array:
+    """What rounding leaves of a learning signal: a few units in the last place of the loss."""
+    loss = run.loss(key, state, x)
+    return 4 * jnp.finfo(loss.dtype).eps * jnp.abs(loss)
 
 
 @functools.partial(jax.jit, static_argnames=("run", "num_steps"))

@@ -80,6 +80,33 @@ def test_heavy_tails_are_not_judged():
     assert gate.passes is None
 
 
+def test_entries_of_rare_events_are_left_out():
+    """A mean of 1e-3 from events of which 2,000 replicates see two, or none, or ten."""
+    gradients = RNG.standard_normal((2000, 4))
+    gradients[:, 1:] = 0.0
+    gradients[:2, 1], gradients[:10, 2] = 1.0, 1.0
+    own = np.array([0.0, 1e-3, 1e-3, 1e-3])
+    seen = Exact(own, np.array([1e-4, 1e-7, 1e-7, 1e-7]))
+    assert check_mean(replicates(gradients), seen).passes
+    # One of the common kind is still judged, and so is a constant where the truth is exact.
+    off = seen._replace(value=own + np.array([0.3, 0.0, 0.0, 0.0]))
+    assert not check_mean(replicates(gradients), off).passes
+    assert not check_mean(replicates(gradients), known(own + np.array([0.0, 0, 0, 0.5]))).passes
+    # The reference may be the one that has seen too little.
+    gradients[:, 1] = 0.01 * RNG.standard_normal(2000)
+    rare = Exact(np.array([0.0, 0.1, 1e-3, 1e-3]), np.full(4, 1e-8), np.array([0, 0.5, 0, 0]))
+    assert check_mean(replicates(gradients), rare).passes
+    assert not check_mean(replicates(gradients), rare._replace(tails=np.zeros(4))).passes
+    only = Exact(own[2:], seen.variance[2:])
+    assert check_mean(replicates(gradients[:, 2:]), only).passes is None
+
+
+def test_rounding_of_the_signal_is_no_bias():
+    gradients = 1e-6 + 1e-8 * RNG.standard_normal((2000, 3))
+    assert not check_mean(replicates(gradients), known(np.zeros(3))).passes
+    assert check_mean(replicates(gradients), known(np.zeros(3)), resolution=1e-5).passes
+
+
 def test_gradients_without_noise():
     def gate(value, exact):
         return check_mean(replicates(np.tile(value, (100, 1))), known(np.array(exact)))
