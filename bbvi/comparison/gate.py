@@ -88,10 +88,8 @@ def check_mean(found: Replicates, truth: Exact, resolution: float = 0.0) -> Gate
     truth = Exact(truth.value[kept], truth.variance[kept])
     z, scale, rounding = _scores(found, truth, resolution)
     exact, exact_variance, _ = truth
-    largest = np.abs(exact).max(initial=0.0) + found.variance.max(initial=0.0)
-    error = found.mean - exact
-    p_values = [min(1.0, 2 * len(error) * float(special.ndtr(-z)))]
-    if not largest:
+    p_values = [min(1.0, 2 * len(exact) * float(special.ndtr(-z)))]
+    if not scale.any():
         return Gate(z, 1.0)
 
     num_replicates, tails = len(found.distances), found.kurtosis
@@ -100,7 +98,7 @@ def check_mean(found: Replicates, truth: Exact, resolution: float = 0.0) -> Gate
     if tails > num_replicates / (4 * MIN_PER_KURTOSIS):
         return Gate(z, p_values[0])
     num_batches = len(found.batch_means)
-    num_directions = min(len(error), num_batches // 4)
+    num_directions = min(len(exact), num_batches // 4)
     if num_directions:
         directions = _directions(exact / scale, num_directions)  # [P, k]
         projected = (found.batch_means - exact) / scale @ directions
