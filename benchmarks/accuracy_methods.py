@@ -115,6 +115,7 @@ def bbvi_fit(family: str, posterior: Posterior, num_steps: int | None) -> Run:
     guide = posterior.target.guides[family]()
 
     def run(key: Key) -> Approximation:
+        key, init_key, scout_key = jax.random.split(key, 3)
         steps = {} if num_steps is None else {"num_steps": num_steps}
         result = bbvi.fit(
             posterior.target.log_joint, guide, posterior.x, key=key, progress=False, **steps
@@ -124,8 +125,8 @@ def bbvi_fit(family: str, posterior: Posterior, num_steps: int | None) -> Run:
 
         def gradients() -> int:
             """Those of the steps and, as many as from another key, of the search for a start."""
-            own = result.problem.init(key, posterior.x)
-            found = automatic.scout(result.problem, key, own, posterior.x)
+            own = result.problem.init(init_key, posterior.x)
+            found = automatic.scout(result.problem, scout_key, own, posterior.x)
             return num_taken * each + int(found.num_steps) * automatic.NUM_SAMPLES
 
         return Approximation(result.sample, result.log_weights, gradients)

@@ -233,7 +233,7 @@ DECEIVING = {
     ),
     "unbounded at a point": (
         (lambda x, z: -1.5 * jnp.log(jnp.abs(z["a"])) - z["a"] ** 2, one(), None, FAST),
-        (("max_steps", "diverged"), "do not trust", "the mean of a is off by"),
+        (("max_steps", "diverged"), "do not trust", "misses what importance weights cannot"),
     ),
 }
 

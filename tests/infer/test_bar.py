@@ -21,7 +21,8 @@ def fit(**options):
 
 def test_progress_is_shown_when_asked(capfd):
     fit(num_steps=100)
-    assert capfd.readouterr().err == ""
+    # XLA logs that it loads programs of the tests' cache, on some processors.
+    assert re.sub(r"(?m)^[EWI]\d{4} .*\n", "", capfd.readouterr().err) == ""
     fit(num_steps=100, progress=True)
     shown = capfd.readouterr()
     assert "/100" in shown.err
