@@ -8,8 +8,8 @@ from typing import Any
 
 import jax
 
-# XLA vectorises by itself, so that LLVM's first level gives steps as fast as its third, or at most a
-# tenth slower, for a third to two thirds of the time to compile; level zero makes them ten times
+# XLA vectorises by itself, so that LLVM's first level gives steps as fast as its third, or a tenth
+# slower at most, for a third to two thirds of the time to compile; level zero makes them ten times
 # slower. On accelerators the same option is about kernels, whose time is most of a run's.
 OPTIONS: dict[str, dict[str, Any]] = {"cpu": {"xla_backend_optimization_level": 1}}
 
