@@ -31,7 +31,9 @@ def natural_gradient(
     gradient in coordinates relative to q: locations in its standard deviations, factors of its
     covariance. A step does not depend on the units of the latents or, for ``FullRank``, on how
     they are correlated; on a Gaussian posterior a step of 1 without noise is the solution. Steps
-    become shorter where successive gradients point against one another. Cost: a few operations per
+    become shorter where successive gradients point against one another. To take smaller ones lower
+    ``step_size``: updates that are scaled afterwards are a part of the way to another Gaussian, not
+    a shorter step, unless ``update`` is told by what, as ``fit_rate``. Cost: a few operations per
     parameter, for ``FullRank`` three products of D x D matrices.
 
     Args:
